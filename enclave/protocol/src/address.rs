@@ -1,0 +1,80 @@
+//! Enclave addresses as URIs: `vsock://CID:PORT`, `unix://PATH`, `unix:PATH`, `unix:@ABSTRACT`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Where an enclave listens. An address is not an identity: see `boot_id`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum EnclaveAddress {
+    /// A context id and port of AF_VSOCK.
+    Vsock {
+        /// Context id of the enclave.
+        cid: u32,
+        /// Port, 5000 by convention.
+        port: u32,
+    },
+    /// A unix socket with a path (development).
+    UnixPath(PathBuf),
+    /// A unix socket with an abstract name, of the network namespace (development).
+    UnixAbstract(String),
+}
+
+/// A text that is none of the address forms.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no enclave address: expected vsock://CID:PORT, unix://PATH, unix:PATH or unix:@NAME")]
+pub struct AddressError(String);
+
+impl FromStr for EnclaveAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || AddressError(text.to_owned());
+        if let Some(rest) = text.strip_prefix("vsock://") {
+            let (cid, port) = rest.split_once(':').ok_or_else(error)?;
+            let number = |digits: &str| digits.parse::<u32>().map_err(|_| error());
+            return Ok(Self::Vsock { cid: number(cid)?, port: number(port)? });
+        }
+        let path = text
+            .strip_prefix("unix://")
+            .or_else(|| text.strip_prefix("unix:"))
+            .filter(|path| !path.is_empty() && !path.contains('\0'))
+            .ok_or_else(error)?;
+        match path.strip_prefix('@') {
+            Some("") => Err(error()),
+            Some(name) => Ok(Self::UnixAbstract(name.to_owned())),
+            None => Ok(Self::UnixPath(path.into())),
+        }
+    }
+}
+
+impl fmt::Display for EnclaveAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vsock { cid, port } => write!(f, "vsock://{cid}:{port}"),
+            Self::UnixPath(path) => write!(f, "unix:{}", path.display()),
+            Self::UnixAbstract(name) => write!(f, "unix:@{name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_reads_back() {
+        for text in ["vsock://16:5000", "unix:/run/e.sock", "unix:@sigil"] {
+            assert_eq!(text.parse::<EnclaveAddress>().unwrap().to_string(), text);
+        }
+        let long = "unix:///run/e.sock".parse::<EnclaveAddress>().unwrap();
+        assert_eq!(long, EnclaveAddress::UnixPath("/run/e.sock".into()));
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for text in ["", "vsock://16", "vsock://x:1", "vsock://-1:1", "unix:", "unix:@", "tcp://a:1"] {
+            assert!(text.parse::<EnclaveAddress>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Fixed-length frames before the first HTTP/2 byte: who the enclave is and who the caller is.
+//! Pure: no input or output here. Format: `docs/formats.md`, "Connection to the enclave".
+//!
+//! vsock has no namespaces, so any process that may open it could sign. The first connection after
+//! boot claims the enclave and receives a token, once; every later one proves it over a nonce that
+//! the enclave chose.
+
+use aws_lc_rs::hmac;
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+const MAGIC: &[u8; 4] = b"SGL1";
+/// Version of the handshake and of what follows it.
+pub const VERSION: u16 = 1;
+const MAC_DOMAIN: &[u8] = b"sigil/hs/v1";
+
+/// Length of [`Hello`] on the wire.
+pub const HELLO_BYTES: usize = 54;
+/// Length of [`Proof`] on the wire.
+pub const PROOF_BYTES: usize = 52;
+/// Length of [`Verdict`] on the wire.
+pub const VERDICT_BYTES: usize = 38;
+const PROOF_MAC_AT: usize = 20;
+
+/// Random identity of one boot of an enclave.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BootId(pub [u8; 16]);
+
+impl std::fmt::Display for BootId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl std::fmt::Debug for BootId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+/// What the claimant of an enclave holds and every later caller proves. Never printed.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct ClaimToken([u8; 32]);
+
+impl ClaimToken {
+    /// Takes the token's bytes.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes, for the one frame that carries them.
+    pub fn expose_secret(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for ClaimToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClaimToken(redacted)")
+    }
+}
+
+/// The enclave's first frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The boot that speaks.
+    pub boot_id: BootId,
+    /// Fresh for this connection.
+    pub nonce: [u8; 32],
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Take the token. Granted once a boot.
+    Claim,
+    /// HTTP/2 calls.
+    Rpc,
+    /// Raw bytes to KMS for the unlock with this id.
+    Tunnel([u8; 16]),
+}
+
+/// The caller's frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// What the connection is for.
+    pub purpose: Purpose,
+    mac: [u8; 32],
+}
+
+/// Why the enclave closes a connection. Closed list; the number is the wire code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[repr(u8)]
+pub enum Refusal {
+    /// The frame is not one of this protocol or version.
+    #[error("malformed handshake or another version")]
+    Malformed = 1,
+    /// The token was already given to somebody.
+    #[error("the enclave is already claimed")]
+    AlreadyClaimed = 2,
+    /// Nobody has claimed the enclave yet.
+    #[error("the enclave is not claimed yet")]
+    NotClaimed = 3,
+    /// The proof does not match the token.
+    #[error("the caller does not hold the claim token")]
+    WrongProof = 4,
+    /// No unlock waits for this tunnel.
+    #[error("no unlock with this id is open")]
+    UnknownUnlock = 5,
+    /// Too many connections are open.
+    #[error("too many connections")]
+    TooMany = 6,
+    /// The enclave is shutting down.
+    #[error("the enclave is draining")]
+    Draining = 7,
+}
+
+/// The enclave's answer.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// The connection goes on, on this worker.
+    Accepted {
+        /// Worker that serves the connection, below `worker_count`.
+        worker_index: u16,
+        /// Signing workers of the enclave.
+        worker_count: u16,
+        /// The token, in the answer to the one claim.
+        token: Option<ClaimToken>,
+    },
+    /// The enclave closes the connection.
+    Refused(Refusal),
+}
+
+/// A frame that is not one of this protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed {frame} frame")]
+pub struct FrameError {
+    frame: &'static str,
+}
+
+impl Hello {
+    /// The wire form.
+    pub fn encode(&self) -> [u8; HELLO_BYTES] {
+        let mut out = [0; HELLO_BYTES];
+        out[..4].copy_from_slice(MAGIC);
+        out[4..6].copy_from_slice(&VERSION.to_be_bytes());
+        out[6..22].copy_from_slice(&self.boot_id.0);
+        out[22..].copy_from_slice(&self.nonce);
+        out
+    }
+
+    /// Reads the wire form.
+    ///
+    /// # Errors
+    /// Another magic or version.
+    pub fn decode(bytes: &[u8; HELLO_BYTES]) -> Result<Self, FrameError> {
+        if &bytes[..4] != MAGIC || bytes[4..6] != VERSION.to_be_bytes() {
+            return Err(FrameError { frame: "hello" });
+        }
+        let mut hello = Self { boot_id: BootId([0; 16]), nonce: [0; 32] };
+        hello.boot_id.0.copy_from_slice(&bytes[6..22]);
+        hello.nonce.copy_from_slice(&bytes[22..]);
+        Ok(hello)
+    }
+}
+
+impl Proof {
+    /// The frame of a claim, which proves nothing.
+    pub fn claim() -> Self {
+        Self { purpose: Purpose::Claim, mac: [0; 32] }
+    }
+
+    /// Proves the token for this connection.
+    pub fn new(purpose: Purpose, hello: &Hello, token: &ClaimToken) -> Self {
+        let mut proof = Self { purpose, mac: [0; 32] };
+        proof.mac = mac(token, hello, &proof.head());
+        proof
+    }
+
+    /// True if the sender holds `token`. Constant time.
+    pub fn proves(&self, hello: &Hello, token: &ClaimToken) -> bool {
+        mac(token, hello, &self.head()).ct_eq(&self.mac).into()
+    }
+
+    fn head(&self) -> [u8; PROOF_MAC_AT] {
+        let mut head = [0; PROOF_MAC_AT];
+        head[..2].copy_from_slice(&VERSION.to_be_bytes());
+        head[2] = match self.purpose {
+            Purpose::Claim => 1,
+            Purpose::Rpc => 2,
+            Purpose::Tunnel(unlock_id) => {
+                head[4..].copy_from_slice(&unlock_id);
+                3
+            }
+        };
+        head
+    }
+
+    /// The wire form.
+    pub fn encode(&self) -> [u8; PROOF_BYTES] {
+        let mut out = [0; PROOF_BYTES];
+        out[..PROOF_MAC_AT].copy_from_slice(&self.head());
+        out[PROOF_MAC_AT..].copy_from_slice(&self.mac);
+        out
+    }
+
+    /// Reads the wire form.
+    ///
+    /// # Errors
+    /// Another version, an unknown purpose, a reserved byte or field that is not zero.
+    pub fn decode(bytes: &[u8; PROOF_BYTES]) -> Result<Self, FrameError> {
+        let error = FrameError { frame: "proof" };
+        let mut unlock_id = [0; 16];
+        unlock_id.copy_from_slice(&bytes[4..PROOF_MAC_AT]);
+        let mut mac = [0; 32];
+        mac.copy_from_slice(&bytes[PROOF_MAC_AT..]);
+        let purpose = match bytes[2] {
+            1 => Purpose::Claim,
+            2 => Purpose::Rpc,
+            3 => Purpose::Tunnel(unlock_id),
+            _ => return Err(error),
+        };
+        let proof = Self { purpose, mac };
+        let claim_with_mac = purpose == Purpose::Claim && mac != [0; 32];
+        if bytes[..PROOF_MAC_AT] != proof.head() || claim_with_mac {
+            return Err(error);
+        }
+        Ok(proof)
+    }
+}
+
+impl Verdict {
+    /// The wire form.
+    pub fn encode(&self) -> [u8; VERDICT_BYTES] {
+        let mut out = [0; VERDICT_BYTES];
+        match self {
+            Self::Accepted { worker_index, worker_count, token } => {
+                out[2..4].copy_from_slice(&worker_index.to_be_bytes());
+                out[4..6].copy_from_slice(&worker_count.to_be_bytes());
+                if let Some(token) = token {
+                    out[6..].copy_from_slice(token.expose_secret());
+                }
+            }
+            Self::Refused(refusal) => out[0] = *refusal as u8,
+        }
+        out
+    }
+
+    /// Reads the wire form; `claimed` says whether a token is expected.
+    ///
+    /// # Errors
+    /// An unknown code, or a token where none belongs or none where one does.
+    pub fn decode(bytes: &[u8; VERDICT_BYTES], claimed: bool) -> Result<Self, FrameError> {
+        let error = FrameError { frame: "verdict" };
+        let refused = |refusal| Ok(Self::Refused(refusal));
+        match bytes[0] {
+            0 => {}
+            1 => return refused(Refusal::Malformed),
+            2 => return refused(Refusal::AlreadyClaimed),
+            3 => return refused(Refusal::NotClaimed),
+            4 => return refused(Refusal::WrongProof),
+            5 => return refused(Refusal::UnknownUnlock),
+            6 => return refused(Refusal::TooMany),
+            7 => return refused(Refusal::Draining),
+            _ => return Err(error),
+        }
+        let mut token = [0; 32];
+        token.copy_from_slice(&bytes[6..]);
+        if (token == [0; 32]) == claimed {
+            return Err(error);
+        }
+        Ok(Self::Accepted {
+            worker_index: u16::from_be_bytes([bytes[2], bytes[3]]),
+            worker_count: u16::from_be_bytes([bytes[4], bytes[5]]),
+            token: claimed.then(|| ClaimToken::new(token)),
+        })
+    }
+}
+
+fn mac(token: &ClaimToken, hello: &Hello, proof_head: &[u8; PROOF_MAC_AT]) -> [u8; 32] {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, token.expose_secret());
+    let mut context = hmac::Context::with_key(&key);
+    context.update(MAC_DOMAIN);
+    context.update(&hello.encode());
+    context.update(proof_head);
+    let mut out = [0; 32];
+    out.copy_from_slice(context.sign().as_ref());
+    out
+}
+
+pub mod io;
+
+#[cfg(test)]
+mod tests;

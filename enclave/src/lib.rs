@@ -1,0 +1,3 @@
+//! The enclave: the only place where keys exist in plaintext.
+
+pub mod nsm;
