@@ -51,7 +51,7 @@ cgroup_hierarchies() {
   if is_cgroup_v2; then
     echo /sys/fs/cgroup
   else
-    awk '{ for (i = 7; $i != "-"; i++) if ($(i + 1) == "-" && $(i + 2) == "cgroup") print $5 }' \
+    awk '{ i = 7; while ($i != "-") i++; if ($(i + 1) == "cgroup") print $5 }' \
       /proc/self/mountinfo
   fi
 }
@@ -124,4 +124,16 @@ refuse_second_cluster() {
     other=${folder##*/sigil-cluster-}
     fail "the cluster \"$other\" has nodes here, and hugepages and cores belong to the whole machine; end it with: SIGIL_CLUSTER_NAME=$other hack/cluster down"
   done < <(cgroup_hierarchies | while read -r top; do ls -d "$top"/sigil-cluster-* 2>/dev/null; done)
+}
+
+# The kubelet's folder is another one in each node; here there is only the place to mount it on.
+kubelet_folder_up() {
+  [[ ! -d /var/lib/kubelet ]] || return 0
+  : >"$STATE/kubelet-folder-is-ours"
+  mkdir /var/lib/kubelet
+}
+
+kubelet_folder_down() {
+  [[ -e $STATE/kubelet-folder-is-ours && -d /var/lib/kubelet ]] || return 0
+  rmdir /var/lib/kubelet
 }

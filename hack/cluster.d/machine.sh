@@ -66,6 +66,7 @@ machine_start() {
     unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private \
     bash "$PARTS/machine-init" "$STATE" "$@" \
     >"$STATE/log/$machine.log" 2>&1 </dev/null 9>&- &
+  disown
   wait_until "$PROCESS_DEADLINE_S" "the namespaces of $machine" test -e "$STATE/run/$machine.made"
   local init
   init=$(only_child "$(pid_of "$machine")")
@@ -99,6 +100,7 @@ machine_run() {
   setsid nsenter --target "$init" --net --mount --pid --wd=/ -- "$@" \
     >"$STATE/log/$process.log" 2>&1 </dev/null 9>&- &
   outer=$!
+  disown
   wait_until "$PROCESS_DEADLINE_S" "the start of $process" has_forked_or_ended "$outer"
   write_pid "$STATE/run/$process.pid" "$(only_child "$outer")" || {
     show_log "$process"

@@ -69,12 +69,13 @@ control_plane_up() { # CONTROLLERS
 }
 
 full_up() {
+  step hugepages "$HUGEPAGES_2MI hugepages of 2 MiB" hugepages_up
+  # Before the machines: they see the mounts of the moment in which they are made.
+  step cgroups "cgroups" cgroups_up
   step machines "namespaces of control-plane ${NODES[*]}" start_machines control-plane "${NODES[@]}"
   step network "network" network_up "${NODES[@]}"
   step pki "certificates" all_pki_up
   step etcd "etcd and API server started" store_and_api_up
-  step hugepages "$HUGEPAGES_2MI hugepages of 2 MiB" hugepages_up
-  step cgroups "cgroups" cgroups_up
   step containerd "containerd ready" for_nodes containerd_up containerd_ready
   step images "pause image" pause_image_up
   step api "API server ready" wait_for_api
@@ -96,6 +97,7 @@ for_nodes() {
 start_machines() {
   local machine
   pause_up
+  (($# == 1)) || kubelet_folder_up
   for machine in "$@"; do
     if [[ $machine == control-plane ]]; then
       machine_start "$machine"
