@@ -1,0 +1,37 @@
+# An index of commands. What each does stands in the script it calls.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+.PHONY: help demo demo-cluster test test-cluster lint fmt images generate
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
+
+demo: ## a verified signature on this machine, without a cluster
+	@hack/packages build
+	@hack/demo
+
+demo-cluster: ## the same on a real two-node Kubernetes cluster (root; about 10 minutes the first time)
+	@hack/packages cluster
+	@hack/demo-cluster
+
+test: ## every test that needs no cluster, those against a real API server included
+	@hack/packages test
+	@hack/test
+
+test-cluster: ## the cluster itself under faults, and one pool on it (root)
+	@hack/packages cluster
+	@hack/cluster-test
+
+lint: ## formatting, clippy, house rules, licences, scripts
+	@hack/packages lint
+	@hack/lint
+
+fmt: ## format the code
+	@cargo fmt --all
+
+images: ## OCI archives of the production binaries in target/images
+	@cargo xtask images --profile release --out target/images
+
+generate: ## write the CRDs anew from crds/src
+	@cargo run --quiet --package sigil-crds --bin crdgen
