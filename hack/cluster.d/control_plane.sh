@@ -43,6 +43,7 @@ controllers_up() {
     --bind-address=127.0.0.1 \
     --use-service-account-credentials \
     --root-ca-file="$PKI/ca.crt" \
+    --flex-volume-plugin-dir=/run/volumeplugins \
     --service-account-private-key-file="$PKI/service-accounts.key" \
     --leader-elect=false
 }

@@ -15,7 +15,7 @@ cluster_down() {
   kill_cgroup
   cgroups_down
   hugetlb_down
-  kubelet_folder_down
+  node_folders_down
   restore_kernel_settings
   remove_state
 }

@@ -46,12 +46,13 @@ hugepages_up() {
 
 is_cgroup_v2() { [[ -e /sys/fs/cgroup/cgroup.controllers ]]; }
 
-# The folders in which a cgroup is made: one for each controller (v1), or the only one (v2).
+# The folders in which a cgroup is made: one for each controller and the empty unified one that runc
+# uses beside them (v1), or the only one (v2).
 cgroup_hierarchies() {
   if is_cgroup_v2; then
     echo /sys/fs/cgroup
   else
-    awk '{ i = 7; while ($i != "-") i++; if ($(i + 1) == "cgroup") print $5 }' \
+    awk '{ i = 7; while ($i != "-") i++; if ($(i + 1) ~ /^cgroup2?$/) print $5 }' \
       /proc/self/mountinfo
   fi
 }
@@ -126,14 +127,23 @@ refuse_second_cluster() {
   done < <(cgroup_hierarchies | while read -r top; do ls -d "$top"/sigil-cluster-* 2>/dev/null; done)
 }
 
-# The kubelet's folder is another one in each node; here there is only the place to mount it on.
-kubelet_folder_up() {
-  [[ ! -d /var/lib/kubelet ]] || return 0
-  : >"$STATE/kubelet-folder-is-ours"
-  mkdir /var/lib/kubelet
+# Folders that the nodes' programs cannot be told to put elsewhere (device plugin socket, cache of
+# CNI results). Each node mounts its own over them; here there is only the place to mount on.
+NODE_FOLDERS=(/var/lib/kubelet /var/lib/cni)
+
+node_folders_up() {
+  local folder
+  for folder in "${NODE_FOLDERS[@]}"; do
+    [[ ! -d $folder ]] || continue
+    echo "$folder" >>"$STATE/node-folders-are-ours"
+    mkdir "$folder"
+  done
 }
 
-kubelet_folder_down() {
-  [[ -e $STATE/kubelet-folder-is-ours && -d /var/lib/kubelet ]] || return 0
-  rmdir /var/lib/kubelet
+node_folders_down() {
+  local folder
+  [[ -e $STATE/node-folders-are-ours ]] || return 0
+  while read -r folder; do
+    [[ ! -d $folder ]] || rmdir "$folder"
+  done <"$STATE/node-folders-are-ours"
 }

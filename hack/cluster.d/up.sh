@@ -97,7 +97,7 @@ for_nodes() {
 start_machines() {
   local machine
   pause_up
-  (($# == 1)) || kubelet_folder_up
+  (($# == 1)) || node_folders_up
   for machine in "$@"; do
     if [[ $machine == control-plane ]]; then
       machine_start "$machine"
