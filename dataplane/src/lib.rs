@@ -1,1 +1,14 @@
-//! Placeholder.
+//! The sidecar: the only part that applications talk to. It holds no key and no DEK; it routes
+//! requests to an attested enclave and keeps what the enclave sealed.
+//!
+//! Start at [`app`]: create and sign, one screen each.
+
+pub mod config;
+pub mod status;
+
+/// Messages and server of `proto/signer/v1/signer.proto`.
+#[allow(missing_docs, unreachable_pub, reason = "generated code")]
+#[allow(clippy::all, clippy::pedantic, reason = "generated code")]
+pub mod v1 {
+    tonic::include_proto!("signer.v1");
+}

@@ -1,0 +1,180 @@
+//! What this member is and does, as one snapshot. The control plane writes it into a watch channel;
+//! `/readyz`, `/debug` and the Kubernetes part read it.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+/// One snapshot. It holds no secret and is compared to find out whether something changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberStatus {
+    /// A launcher has handed over an enclave and that boot is alive.
+    pub running: bool,
+    /// Identity of the boot, 32 hex digits.
+    pub boot_id: Option<String>,
+    /// Where the enclave listens, as a URI such as `vsock://16:5000`.
+    pub address: Option<String>,
+    /// The boot's attestation document verified and its measurements are allowed.
+    pub attested: bool,
+    /// Why it is not attested, one sentence.
+    pub attestation_error: Option<String>,
+    /// The document chains to the AWS root, and not to a development one.
+    pub trusted: bool,
+    /// Measurements of the document, once attested.
+    pub measurements: Option<MeasurementStatus>,
+    /// Random generator that the enclave reports: `nsm-hwrng`, `software` or `other`.
+    pub rng_current: Option<String>,
+    /// By keyspace name.
+    pub keyspaces: BTreeMap<String, KeyspaceStatus>,
+    /// The store was opened and its last commit was durable.
+    pub store_durable: bool,
+}
+
+/// Hex of the three measurements that name an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MeasurementStatus {
+    /// The whole image.
+    pub pcr0: String,
+    /// Kernel and code.
+    pub pcr1: String,
+    /// Pins.
+    pub pcr2: String,
+}
+
+/// What a keyspace can do on this member.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyspaceStatus {
+    /// The keyspace's sealing DEK is installed in the running enclave.
+    pub unlocked: bool,
+    /// Why the last exchange with KMS failed; empty after one that worked.
+    pub kms_error: Option<KmsErrorClass>,
+    /// The failure has lasted long enough that a person should look. Retries go on.
+    pub needs_person: bool,
+    /// When a test key of this keyspace last signed and the signature verified, Unix ms.
+    pub test_signature_ms: Option<u64>,
+}
+
+/// Closed list, also the label `reason` of `unlock_fail_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KmsErrorClass {
+    /// The enclave could not attest to KMS, or refused what KMS answered.
+    Attestation,
+    /// KMS denies the key, the role or the measurement; or this process has no credentials.
+    Denied,
+    /// KMS throttles.
+    Throttled,
+    /// KMS did not answer in time.
+    Timeout,
+    /// KMS could not be reached or failed.
+    KmsError,
+    /// The enclave failed or went away.
+    Enclave,
+    /// The unlock queue was full.
+    QueueFull,
+    /// The job waited too long.
+    Expired,
+}
+
+impl KmsErrorClass {
+    /// The word used in metrics, logs and conditions.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Attestation => "attestation",
+            Self::Denied => "denied",
+            Self::Throttled => "throttled",
+            Self::Timeout => "timeout",
+            Self::KmsError => "kms_error",
+            Self::Enclave => "enclave",
+            Self::QueueFull => "queue_full",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// The writing end; cheap to clone. Readers are told only of real changes.
+#[derive(Clone, Debug)]
+pub struct StatusWriter {
+    sender: std::sync::Arc<watch::Sender<MemberStatus>>,
+}
+
+impl StatusWriter {
+    /// A status in which every configured keyspace is present and locked.
+    pub fn new(keyspaces: &[String]) -> Self {
+        let status = MemberStatus {
+            keyspaces: keyspaces.iter().map(|name| (name.clone(), KeyspaceStatus::default())).collect(),
+            ..MemberStatus::default()
+        };
+        Self { sender: std::sync::Arc::new(watch::Sender::new(status)) }
+    }
+
+    /// A reader that sees the newest snapshot.
+    pub fn subscribe(&self) -> watch::Receiver<MemberStatus> {
+        self.sender.subscribe()
+    }
+
+    /// The newest snapshot.
+    pub fn snapshot(&self) -> MemberStatus {
+        self.sender.borrow().clone()
+    }
+
+    /// Changes the status; readers wake only if it differs afterwards.
+    pub fn update(&self, change: impl FnOnce(&mut MemberStatus)) {
+        self.sender.send_if_modified(|status| {
+            let before = status.clone();
+            change(status);
+            *status != before
+        });
+    }
+
+    /// Changes one keyspace; one that is not configured is added.
+    pub fn update_keyspace(&self, name: &str, change: impl FnOnce(&mut KeyspaceStatus)) {
+        self.update(|status| change(status.keyspaces.entry(name.to_owned()).or_default()));
+    }
+
+    /// The boot is gone: nothing of it is true any more.
+    pub fn enclave_gone(&self) {
+        self.update(|status| {
+            let keyspaces = std::mem::take(&mut status.keyspaces)
+                .into_iter()
+                .map(|(name, old)| (name, KeyspaceStatus { unlocked: false, ..old }))
+                .collect();
+            *status = MemberStatus { keyspaces, store_durable: status.store_durable, ..MemberStatus::default() };
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_hear_of_changes_only() {
+        let writer = StatusWriter::new(&["default".to_owned()]);
+        let mut reader = writer.subscribe();
+        reader.mark_unchanged();
+        writer.update(|status| status.store_durable = false);
+        assert!(!reader.has_changed().unwrap());
+        writer.update(|status| status.store_durable = true);
+        assert!(reader.has_changed().unwrap());
+    }
+
+    #[test]
+    fn a_lost_enclave_locks_keyspaces_and_keeps_the_store() {
+        let writer = StatusWriter::new(&["default".to_owned()]);
+        writer.update(|status| {
+            status.running = true;
+            status.attested = true;
+            status.store_durable = true;
+        });
+        writer.update_keyspace("default", |keyspace| keyspace.unlocked = true);
+        writer.enclave_gone();
+        let status = writer.snapshot();
+        assert!(!status.running && !status.attested && status.store_durable);
+        assert!(!status.keyspaces["default"].unlocked);
+    }
+}
