@@ -56,16 +56,17 @@ only_child() {
   [[ -n $children ]] && echo "${children%% *}"
 }
 
-# machine_start MACHINE [NODE_FOLDER]: the outer process is `unshare`; it writes its pid file
+# machine_start MACHINE [node]: the outer process is `unshare`; it writes its pid file
 # before it becomes that, so there is no moment in which it runs and nobody knows.
 machine_start() {
   local machine=$1
+  # It keeps the lock (9) until it is written down, so a `down` cannot overtake it.
   # shellcheck disable=SC2016 # expanded by the inner shell
-  setsid bash -c '. "$1"; write_pid "$2" $$; shift 2; exec "$@"' _ \
+  setsid bash -c '. "$1" && write_pid "$2" $$ && shift 2 && exec "$@" 9>&-' _ \
     "$PARTS/machine.sh" "$STATE/run/$machine.pid" \
     unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private \
     bash "$PARTS/machine-init" "$STATE" "$@" \
-    >"$STATE/log/$machine.log" 2>&1 </dev/null 9>&- &
+    >"$STATE/log/$machine.log" 2>&1 </dev/null &
   disown
   wait_until "$PROCESS_DEADLINE_S" "the namespaces of $machine" test -e "$STATE/run/$machine.made"
   local init
@@ -73,7 +74,10 @@ machine_start() {
   write_pid "$STATE/run/$machine.init.pid" "$init"
 }
 
-machine_init() { pid_of "$1.init" || fail "$1 is not running; start it with: hack/cluster up"; }
+machine_init() {
+  ((EUID == 0)) || fail "entering the cluster's namespaces needs root; use sudo"
+  pid_of "$1.init" || fail "$1 is not running; start it with: hack/cluster up"
+}
 
 # in_network MACHINE COMMAND...: only the network is the machine's; files are ours.
 in_network() {
