@@ -5,9 +5,9 @@
 CONTAINERD_SOCKET=/run/containerd/containerd.sock
 
 containerd_up() {
-  local node=$1
-  write_cni "$node"
-  cat >"$STATE/$node/containerd.toml" <<EOF
+    local node=$1
+    write_cni "$node"
+    cat >"$STATE/$node/containerd.toml" <<EOF
 version = 3
 root = "$STATE/$node/containerd"
 state = "/run/containerd"
@@ -47,26 +47,26 @@ runtime_type = "io.containerd.runc.v2"
 BinaryName = "$BIN/runc"
 SystemdCgroup = false
 EOF
-  # containerd finds its shim by PATH.
-  machine_run "$node" "$node.containerd" env PATH="$BIN:$PATH" \
-    "$BIN/containerd" --config "$STATE/$node/containerd.toml"
+    # containerd finds its shim by PATH.
+    machine_run "$node" "$node.containerd" env PATH="$BIN:$PATH" \
+        "$BIN/containerd" --config "$STATE/$node/containerd.toml"
 }
 
 containerd_is_ready() { node_ctr "$1" version; }
 
 node_ctr() {
-  local node=$1
-  shift
-  in_machine "$node" "$BIN/ctr" --address "$CONTAINERD_SOCKET" --namespace k8s.io "$@"
+    local node=$1
+    shift
+    in_machine "$node" "$BIN/ctr" --address "$CONTAINERD_SOCKET" --namespace k8s.io "$@"
 }
 
 kubelet_up() {
-  local node=$1 address
-  address=$(node_address "$node")
-  # systemReserved leaves one shared core to the static CPU Manager, and on two cores 1900m to pods:
-  # one exclusive core and a rest, what a signer pod needs. There is no registry, so images must
-  # never be collected, and a disk that is nearly full is no reason to evict.
-  cat >"$STATE/$node/kubelet.yaml" <<EOF
+    local node=$1 address
+    address=$(node_address "$node")
+    # systemReserved leaves one shared core to the static CPU Manager, and on two cores 1900m to
+    # pods: one exclusive core and a rest, what a signer pod needs. There is no registry, so images
+    # must never be collected, and a disk that is nearly full is no reason to evict.
+    cat >"$STATE/$node/kubelet.yaml" <<EOF
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 address: $address
@@ -91,23 +91,22 @@ tlsCertFile: $PKI/$node.crt
 tlsPrivateKeyFile: $PKI/$node.key
 volumePluginDir: /var/lib/kubelet/volumeplugins
 EOF
-  machine_run "$node" "$node.kubelet" env PATH="$BIN:$PATH" "$BIN/kubelet" \
-    --config="$STATE/$node/kubelet.yaml" --kubeconfig="$PKI/$node.kubeconfig" \
-    --root-dir=/var/lib/kubelet --cert-dir=/var/lib/kubelet/pki \
-    --hostname-override="$node" --node-ip="$address"
+    machine_run "$node" "$node.kubelet" env PATH="$BIN:$PATH" "$BIN/kubelet" \
+        --config="$STATE/$node/kubelet.yaml" --kubeconfig="$PKI/$node.kubeconfig" \
+        --root-dir=/var/lib/kubelet --cert-dir=/var/lib/kubelet/pki \
+        --hostname-override="$node" --node-ip="$address"
 }
 
 # The table of connections is the machine's, not the namespace's, so its size is left alone (0).
 proxy_up() {
-  machine_run "$1" "$1.kube-proxy" "$BIN/kube-proxy" --kubeconfig="$PKI/kube-proxy.kubeconfig" \
-    --hostname-override="$1" --proxy-mode=nftables \
-    --conntrack-max-per-core=0 --conntrack-tcp-timeout-established=0 \
-    --conntrack-tcp-timeout-close-wait=0
+    machine_run "$1" "$1.kube-proxy" "$BIN/kube-proxy" --kubeconfig="$PKI/kube-proxy.kubeconfig" \
+        --hostname-override="$1" --proxy-mode=nftables \
+        --conntrack-max-per-core=0 --conntrack-tcp-timeout-established=0 \
+        --conntrack-tcp-timeout-close-wait=0
 }
 
 nodes_are_ready() {
-  local ready
-  ready=$(kubectl_here get nodes -o \
-    'jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status} {.spec.taints}{"\n"}{end}')
-  [[ $(grep -c ' True $' <<<"$ready") == "${#NODES[@]}" ]]
+    local ready columns='{.status.conditions[?(@.type=="Ready")].status} {.spec.taints}'
+    ready=$(kubectl_here get nodes -o "jsonpath={range .items[*]}$columns{'\n'}{end}")
+    [[ $(grep -c '^True $' <<<"$ready") == "${#NODES[@]}" ]]
 }

@@ -25,7 +25,7 @@ SERVICE_RANGE=198.19.0.0/24
 SERVICE_API_ADDRESS=198.19.0.1
 
 PAUSE_IMAGE=sigil.dev/pause:dev
-# 256 MiB: one enclave in process mode and its neighbours. Each kubelet believes that it has them all.
+# 256 MiB: one enclave in process mode and its neighbours. Each kubelet believes it has them all.
 HUGEPAGES_2MI=${SIGIL_CLUSTER_HUGEPAGES:-128}
 
 # Deadlines in seconds. They are for a machine that is busy with other builds; an idle one needs a
