@@ -64,6 +64,9 @@ pub use store::{DeletionPolicy, EmbeddedStore, StoreEngine, StoreSpec};
     validation = Rule::new("!self.production || !has(self.enclave.debug) || !self.enclave.debug").message(
         "enclave.debug must not be set when production: true: a debug enclave has all-zero measurements and a readable console; remove debug"
     ),
+    validation = Rule::new("!self.production || !has(self.enclave.attestationRoot)").message(
+        "enclave.attestationRoot must not be set when production: true: only AWS's root proves an enclave; remove it"
+    ),
     validation = Rule::new("!self.production || self.enclave.image.matches('@sha256:[0-9a-f]{64}$')").message(
         "enclave.image must end in @sha256:DIGEST when production: true: a tag can move to an image that nobody measured"
     ),

@@ -35,13 +35,8 @@ pub struct EnclaveStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub rng: Option<String>,
-    /// The source of randomness is the one that the image must have.
-    #[serde(default)]
-    pub rng_healthy: bool,
     /// The store answered and holds what was written before it was acknowledged.
     pub store_durable: bool,
-    /// No request is in flight and none is taken.
-    pub drained: bool,
     /// Epoch of the ring that is served; 0 before the first.
     #[schemars(range(min = 0))]
     pub ring_epoch: i64,

@@ -46,6 +46,11 @@ pub struct EnclaveSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 50, max = 512_000))]
     pub launcher_cpu_milli: Option<i32>,
+    /// Certificate (PEM) that attestation documents must chain to instead of AWS's root. The pool
+    /// is then not trusted. Never in production.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub attestation_root: Option<String>,
     /// Starts the enclave with a readable console and all-zero measurements. Never in production.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub debug: Option<bool>,

@@ -7,6 +7,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KmsSpec {
+    /// Region that requests are signed for, for example `eu-central-1`. When absent, the region
+    /// that the image pins for the first keyspace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32), regex(pattern = "^[a-z0-9-]+$"))]
+    pub region: Option<String>,
     /// `host:port` that TCP connections to KMS go to instead of the pinned host (a VPC endpoint,
     /// the test KMS). It moves the connection only, never the identity that TLS checks.
     #[serde(default, skip_serializing_if = "Option::is_none")]

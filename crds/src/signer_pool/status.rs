@@ -80,6 +80,9 @@ pub struct EffectiveSettings {
     /// Measurements that members accept. At most 8.
     #[schemars(length(max = 8))]
     pub measurements: Vec<Measurement>,
+    /// Region of KMS.
+    #[schemars(length(max = 32))]
+    pub kms_region: String,
     /// CPU of the launcher container, in thousandths of a core.
     #[schemars(range(min = 0))]
     pub launcher_cpu_milli: i32,
