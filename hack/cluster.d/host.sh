@@ -131,9 +131,9 @@ refuse_second_cluster() {
     done)
 }
 
-# Folders that the nodes' programs cannot be told to put elsewhere (device plugin socket, cache of
-# CNI results). Each node mounts its own over them; here there is only the place to mount on.
-NODE_FOLDERS=(/var/lib/kubelet /var/lib/cni)
+# Folders of a node that nothing can be told to use elsewhere (device plugin socket, cache of CNI
+# results), and its disk. Each node mounts its own over them; here there is only the place for it.
+NODE_FOLDERS=(/var/lib/kubelet /var/lib/cni /var/lib/sigil)
 
 node_folders_up() {
     local folder

@@ -56,7 +56,7 @@ only_child() {
     [[ -n $children ]] && echo "${children%% *}"
 }
 
-# machine_start MACHINE [node]: the outer process is `unshare`; it writes its pid file
+# machine_start MACHINE [DISK]: the outer process is `unshare`; it writes its pid file
 # before it becomes that, so there is no moment in which it runs and nobody knows.
 machine_start() {
     local machine=$1

@@ -10,6 +10,9 @@ CLUSTER=${SIGIL_CLUSTER_NAME:-sigil}
 # clone sees the same cluster.
 STATE_BASE=${SIGIL_CLUSTER_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/sigil/cluster}
 STATE=$STATE_BASE/$CLUSTER
+# What a node keeps on its disk for itself: /var/lib/sigil in node N is $DISKS/N here. Volumes of
+# pods belong there. It is the one thing that `down` leaves: keys outlive clusters.
+DISKS=$STATE.disks
 LAST_FAILURE=$STATE_BASE/$CLUSTER.last-failure
 
 BIN=$("$HACK/tools/path")

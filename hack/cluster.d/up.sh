@@ -6,9 +6,9 @@ check_machine() { # PACKAGES
     [[ $CLUSTER =~ ^[a-z][a-z0-9-]{0,19}$ ]] ||
         fail "SIGIL_CLUSTER_NAME is \"$CLUSTER\"; use 1 to 20 of a-z, 0-9 and -, a letter first"
     # /run and /var/log are other folders inside the machines.
-    [[ $STATE == /* && ! $STATE/ =~ ^(/run|/var/run|/var/log|/var/lib/kubelet)/ ]] ||
-        fail "the state folder $STATE must be absolute and not below /run, /var/log or" \
-            "/var/lib/kubelet; set SIGIL_CLUSTER_DIR"
+    [[ $STATE == /* && ! $STATE/ =~ ^(/run|/var/run|/var/log|/var/lib/(kubelet|cni|sigil))/ ]] ||
+        fail "the state folder $STATE must be absolute and not below /run, /var/log," \
+            "/var/lib/kubelet, /var/lib/cni or /var/lib/sigil; set SIGIL_CLUSTER_DIR"
     [[ $HUGEPAGES_2MI =~ ^[0-9]{1,6}$ ]] ||
         fail "SIGIL_CLUSTER_HUGEPAGES is \"$HUGEPAGES_2MI\"; it is a number of 2 MiB pages"
     "$HACK/packages" "$1"
@@ -104,7 +104,7 @@ start_machines() {
         if [[ $machine == control-plane ]]; then
             machine_start "$machine"
         else
-            machine_start "$machine" node
+            machine_start "$machine" "$DISKS/$machine"
         fi
     done
 }
