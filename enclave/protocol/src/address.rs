@@ -22,7 +22,9 @@ pub enum EnclaveAddress {
 
 /// A text that is none of the address forms.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no enclave address: expected vsock://CID:PORT, unix://PATH, unix:PATH or unix:@NAME")]
+#[error(
+    "`{0}` is no enclave address: expected vsock://CID:PORT, unix://PATH, unix:PATH or unix:@NAME"
+)]
 pub struct AddressError(String);
 
 impl FromStr for EnclaveAddress {
@@ -73,7 +75,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in ["", "vsock://16", "vsock://x:1", "vsock://-1:1", "unix:", "unix:@", "tcp://a:1"] {
+        for text in
+            ["", "vsock://16", "vsock://x:1", "vsock://-1:1", "unix:", "unix:@", "tcp://a:1"]
+        {
             assert!(text.parse::<EnclaveAddress>().is_err(), "{text}");
         }
     }

@@ -9,7 +9,12 @@ pub mod key_id;
 
 /// Messages, client and server generated from `proto/sigil/enclave/v1/enclave.proto`.
 #[allow(missing_docs, unreachable_pub, reason = "generated code")]
-#[allow(clippy::all, clippy::pedantic, reason = "generated code")]
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
 pub mod v1 {
     tonic::include_proto!("sigil.enclave.v1");
 }

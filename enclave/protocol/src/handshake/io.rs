@@ -5,7 +5,9 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::{ClaimToken, FrameError, HELLO_BYTES, Hello, Proof, Purpose, Refusal, VERDICT_BYTES, Verdict};
+use super::{
+    ClaimToken, FrameError, HELLO_BYTES, Hello, Proof, Purpose, Refusal, VERDICT_BYTES, Verdict,
+};
 use crate::bounds::HANDSHAKE_TIME_MAX;
 
 /// An accepted connection.

@@ -1,0 +1,45 @@
+//! `sigil-launcher`: see the library.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use sigil_launcher::supervisor::{self, Settings};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Parser)]
+#[command(name = "sigil-launcher", version, about = "Starts and claims an enclave")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Development: the enclave is a process on this machine. Its keys are NOT protected.
+    Process(Settings),
+}
+
+// One thread: the child's parent-death signal is bound to the thread that started it.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    tracing_subscriber::fmt().json().flatten_event(true).with_writer(std::io::stderr).init();
+    let Command::Process(settings) = Cli::parse().command;
+    let stop = async {
+        let (Ok(mut terminate), Ok(mut interrupt)) =
+            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
+            return;
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    match supervisor::run(&settings, stop).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = %error, "launcher cannot run");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The launcher against a real child process that speaks the enclave's side of the handshake.
+//! The child is this very test binary, started again with `serve` arguments.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sigil_enclave_protocol::handoff::Handoff;
+use sigil_enclave_protocol::handshake::{
+    BootId, ClaimToken, Hello, PROOF_BYTES, Proof, Purpose, Refusal, Verdict,
+};
+use sigil_launcher::socket::connect;
+use sigil_launcher::supervisor::{Settings, run};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The enclave's side, thin: claims are granted once unless the pins file says `taken`; a file
+/// named `die` beside the pins ends the process at the next connection.
+async fn enclave(pins: &Path, listen: &str) {
+    let listener = UnixListener::bind(listen.trim_start_matches("unix:")).unwrap();
+    let mut seed = [0; 16];
+    seed[..4].copy_from_slice(&std::process::id().to_be_bytes());
+    let hello = Hello { boot_id: BootId(seed), nonce: [1; 32] };
+    // Only the first boot is taken: the launcher must replace it.
+    let taken = std::fs::read(pins).unwrap() == b"taken";
+    std::fs::write(pins, b"free").unwrap();
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        if pins.with_file_name("die").exists() {
+            std::fs::remove_file(pins.with_file_name("die")).unwrap();
+            std::process::exit(3);
+        }
+        stream.write_all(&hello.encode()).await.unwrap();
+        let mut proof = [0; PROOF_BYTES];
+        if stream.read_exact(&mut proof).await.is_err() {
+            continue;
+        }
+        let purpose = Proof::decode(&proof).unwrap().purpose;
+        let verdict = match purpose {
+            Purpose::Claim if taken => Verdict::Refused(Refusal::AlreadyClaimed),
+            _ => Verdict::Accepted {
+                worker_index: 0,
+                worker_count: 1,
+                token: Some(ClaimToken::new([5; 32])),
+            },
+        };
+        stream.write_all(&verdict.encode()).await.unwrap();
+    }
+}
+
+/// Entry of the child: the harness passes unknown arguments to no test, so a wrapper script does.
+#[test]
+fn child_process_entry() {
+    let Some(arguments) = std::env::var_os("SIGIL_LAUNCHER_TEST_CHILD") else { return };
+    let arguments = arguments.into_string().unwrap();
+    let words: Vec<_> = arguments.split(' ').collect();
+    let after = |flag| words[words.iter().position(|word| *word == flag).unwrap() + 1];
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(enclave(Path::new(after("--pins")), after("--listen")));
+}
+
+struct Bench {
+    folder: tempfile::TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Bench {
+    fn start(pins: &[u8]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("pins.cbor"), pins).unwrap();
+        let me = std::env::current_exe().unwrap();
+        let script = format!(
+            "#!/bin/sh\nrm -f {0}\nSIGIL_LAUNCHER_TEST_CHILD=\"$*\" exec {1} --exact child_process_entry\n",
+            at("enclave.sock").display(),
+            me.display()
+        );
+        std::fs::write(at("enclave"), script).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(at("enclave"), mode).unwrap();
+        let settings = Settings {
+            enclave: at("enclave"),
+            pins: at("pins.cbor"),
+            listen: format!("unix:{}", at("enclave.sock").display()).parse().unwrap(),
+            handoff: at("handoff.sock").display().to_string().parse().unwrap(),
+            workers: 1,
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
+            run(&settings, async { drop(stopped.await) }).await.unwrap();
+        });
+        Self { folder, stop: Some(stop), task }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Connects as `serve` does, again until the socket is there.
+    async fn take(&self) -> (Handoff, UnixStream) {
+        let work = async {
+            loop {
+                if let Ok(mut stream) = UnixStream::connect(self.path("handoff.sock")).await {
+                    return (Handoff::read(&mut stream).await.unwrap(), stream);
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(DEADLINE, work).await.expect("a hand-off")
+    }
+
+    async fn stop(mut self) {
+        drop(self.stop.take());
+        timeout(DEADLINE, &mut self.task).await.expect("stops in time").unwrap();
+    }
+}
+
+async fn closes(stream: &mut UnixStream) {
+    let mut byte = [0];
+    assert_eq!(timeout(DEADLINE, stream.read(&mut byte)).await.expect("closes").unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_claimed_enclave_is_handed_over_to_every_peer_of_the_same_user() {
+    let bench = Bench::start(b"free");
+    let (first, _open) = bench.take().await;
+    let (second, _open_too) = bench.take().await;
+    assert_eq!(first.boot_id, second.boot_id);
+    assert_eq!(first.token.expose_secret(), &[5; 32]);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn an_enclave_that_ends_closes_hand_offs_and_is_replaced() {
+    let bench = Bench::start(b"free");
+    let (before, mut open) = bench.take().await;
+    std::fs::write(bench.path("die"), b"").unwrap();
+    drop(connect(&before.address).unwrap());
+    closes(&mut open).await;
+    let (after, _open) = bench.take().await;
+    assert_ne!(before.boot_id, after.boot_id);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn an_enclave_that_somebody_else_claimed_is_replaced() {
+    let bench = Bench::start(b"taken");
+    let (handoff, _open) = bench.take().await;
+    assert_eq!(std::fs::read(bench.path("pins.cbor")).unwrap(), b"free");
+    assert_eq!(handoff.token.expose_secret(), &[5; 32]);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn stopping_ends_the_enclave() {
+    let bench = Bench::start(b"free");
+    let (handoff, mut open) = bench.take().await;
+    let pid = u32::from_be_bytes(handoff.boot_id.0[..4].try_into().unwrap());
+    assert!(Path::new(&format!("/proc/{pid}")).exists());
+    bench.stop().await;
+    closes(&mut open).await;
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+}
