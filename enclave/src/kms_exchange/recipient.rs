@@ -1,0 +1,100 @@
+//! The RSA key to which KMS encrypts its answer.
+
+use aws_lc_rs::cipher::{AES_256, DecryptionContext, PaddedBlockDecryptingKey, UnboundCipherKey};
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
+use aws_lc_rs::iv::FixedLength;
+use aws_lc_rs::rsa::{
+    KeySize, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, PrivateDecryptingKey,
+};
+use zeroize::Zeroizing;
+
+use super::cms::{self, Envelope};
+use crate::secret::Secret32;
+
+/// Bytes of the modulus, and of what OAEP encrypts with it.
+pub(super) const RSA_BYTES: usize = 256;
+
+/// RSA-2048: the only size that AWS documents for this. Made once a boot; the private half never
+/// leaves this type.
+pub struct RecipientKey {
+    private: OaepPrivateDecryptingKey,
+    spki_der: Vec<u8>,
+    key_identifier: [u8; 32],
+}
+
+/// The key could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("RSA key generation failed")]
+pub struct RecipientError;
+
+/// Why an envelope gives no DEK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum EnvelopeError {
+    /// Not of the one structure that KMS makes.
+    #[error("the envelope is malformed")]
+    Malformed,
+    /// For another recipient key.
+    #[error("the envelope is for another key")]
+    OtherRecipient,
+    /// It does not decrypt to 32 bytes. One error for RSA, OAEP, AES, padding and length.
+    #[error("the envelope does not open")]
+    Closed,
+}
+
+impl RecipientKey {
+    /// Makes a key, in about 50 ms.
+    ///
+    /// # Errors
+    /// The generator failed.
+    pub fn generate() -> Result<Self, RecipientError> {
+        let private = PrivateDecryptingKey::generate(KeySize::Rsa2048);
+        Self::new(private.map_err(|_| RecipientError)?)
+    }
+
+    pub(super) fn new(private: PrivateDecryptingKey) -> Result<Self, RecipientError> {
+        let spki: PublicKeyX509Der<'_> =
+            private.public_key().as_der().map_err(|_| RecipientError)?;
+        let spki_der = spki.as_ref().to_vec();
+        let mut key_identifier = [0; 32];
+        key_identifier.copy_from_slice(digest(&SHA256, &spki_der).as_ref());
+        let private = OaepPrivateDecryptingKey::new(private).map_err(|_| RecipientError)?;
+        Ok(Self { private, spki_der, key_identifier })
+    }
+
+    /// The public half as SubjectPublicKeyInfo, for the attestation document; 294 bytes.
+    pub fn spki_der(&self) -> &[u8] {
+        &self.spki_der
+    }
+
+    /// Opens `CiphertextForRecipient`.
+    pub(super) fn open(&self, envelope: &[u8]) -> Result<Secret32, EnvelopeError> {
+        let envelope = cms::parse(envelope).map_err(|_| EnvelopeError::Malformed)?;
+        if envelope.key_identifier != self.key_identifier {
+            return Err(EnvelopeError::OtherRecipient);
+        }
+        self.decrypt(envelope).ok_or(EnvelopeError::Closed)
+    }
+
+    fn decrypt(&self, envelope: Envelope<'_>) -> Option<Secret32> {
+        let mut rsa_output = Zeroizing::new([0; RSA_BYTES]);
+        let content_key = self.private.decrypt(
+            &OAEP_SHA256_MGF1SHA256,
+            envelope.encrypted_key,
+            rsa_output.as_mut_slice(),
+            None,
+        );
+        let cipher = UnboundCipherKey::new(&AES_256, content_key.ok()?).ok()?;
+        let cipher = PaddedBlockDecryptingKey::cbc_pkcs7(cipher).ok()?;
+        let iv = DecryptionContext::Iv128(FixedLength::from(envelope.iv));
+        let mut content = Zeroizing::new(envelope.content);
+        let plaintext: &[u8] = cipher.decrypt(&mut content, iv).ok()?;
+        Some(Secret32::copy_from(plaintext.try_into().ok()?))
+    }
+}
+
+impl std::fmt::Debug for RecipientKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RecipientKey(redacted)")
+    }
+}
