@@ -1,0 +1,224 @@
+//! Leader election with a Lease. Two operators would not damage each other (names are fixed, pods
+//! are created once), but they would argue; so whoever loses the lease ends.
+//!
+//! A lease is taken when it is free, was released, or when *this* process has seen it unchanged
+//! for its whole duration: clocks of different nodes are never compared.
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease as LeaseObject, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::PostParams;
+use kube::{Api, Client, ResourceExt};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::names::MANAGER;
+
+/// How long a lease counts without being renewed, in seconds.
+const DURATION_S: i32 = 15;
+const DURATION: Duration = Duration::from_secs(15);
+/// Between renewals.
+const RENEW_EVERY: Duration = Duration::from_secs(4);
+/// Without a renewal for so long, the process ends: well before another may take over.
+const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+/// Between looks at a lease that somebody else holds.
+const RETRY_EVERY: Duration = Duration::from_secs(2);
+/// One request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Leader election of this process.
+pub struct Lease {
+    api: Api<LeaseObject>,
+    identity: String,
+}
+
+/// The lease is held.
+pub struct Held {
+    lease: Lease,
+}
+
+/// What was seen of somebody else's lease.
+#[derive(Clone, Debug, PartialEq)]
+struct Seen {
+    version: Option<String>,
+    since: Instant,
+}
+
+// === impl Lease ===
+
+impl Lease {
+    /// Election in `namespace` under this name.
+    pub fn new(client: Client, namespace: &str, identity: &str) -> Self {
+        Self { api: Api::namespaced(client, namespace), identity: identity.to_owned() }
+    }
+
+    /// Waits until the lease is ours.
+    pub async fn acquire(self) -> Held {
+        let mut seen = None;
+        loop {
+            match timeout(REQUEST_TIMEOUT, self.try_acquire(&mut seen)).await {
+                Ok(Ok(true)) => return Held { lease: self },
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "the lease cannot be taken yet"),
+                Err(_) => tracing::warn!("the lease cannot be taken yet: no answer"),
+            }
+            sleep(RETRY_EVERY).await;
+        }
+    }
+
+    async fn try_acquire(&self, seen: &mut Option<Seen>) -> Result<bool, kube::Error> {
+        let Some(mut lease) = self.api.get_opt(MANAGER).await? else {
+            let lease = LeaseObject {
+                metadata: ObjectMeta { name: Some(MANAGER.to_owned()), ..ObjectMeta::default() },
+                spec: Some(self.spec(None)),
+            };
+            return won(self.api.create(&PostParams::default(), &lease).await);
+        };
+        if !is_free(&lease, &self.identity, seen) {
+            return Ok(false);
+        }
+        lease.spec = Some(self.spec(lease.spec.as_ref()));
+        won(self.api.replace(MANAGER, &PostParams::default(), &lease).await)
+    }
+
+    async fn renew(&self) -> Result<bool, kube::Error> {
+        let mut lease = self.api.get(MANAGER).await?;
+        if holder(&lease) != Some(&self.identity) {
+            return Ok(false);
+        }
+        let spec = lease.spec.get_or_insert_default();
+        spec.renew_time = Some(MicroTime(Timestamp::now()));
+        won(self.api.replace(MANAGER, &PostParams::default(), &lease).await)
+    }
+
+    fn spec(&self, before: Option<&LeaseSpec>) -> LeaseSpec {
+        let now = Some(MicroTime(Timestamp::now()));
+        let transitions = before.and_then(|spec| spec.lease_transitions).unwrap_or_default();
+        LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: Some(DURATION_S),
+            lease_transitions: Some(transitions.saturating_add(1)),
+            acquire_time: now.clone(),
+            renew_time: now,
+            ..LeaseSpec::default()
+        }
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// Renews the lease for as long as that works; then says why it is lost.
+    pub async fn keep(&self) -> String {
+        let mut renewed = Instant::now();
+        loop {
+            sleep(RENEW_EVERY).await;
+            let error = match timeout(REQUEST_TIMEOUT, self.lease.renew()).await {
+                Ok(Ok(true)) => {
+                    renewed = Instant::now();
+                    continue;
+                }
+                Ok(Ok(false)) => return "somebody else holds it".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer".to_owned(),
+            };
+            if renewed.elapsed() + RENEW_EVERY + REQUEST_TIMEOUT > RENEW_DEADLINE {
+                return format!("not renewed for {} s: {error}", renewed.elapsed().as_secs());
+            }
+            tracing::warn!(error, "the lease is not renewed yet");
+        }
+    }
+
+    /// Gives the lease back, so that the next process need not wait. Not being able to is no
+    /// harm: it runs out.
+    pub async fn release(self) {
+        let given_back = timeout(REQUEST_TIMEOUT, async {
+            let mut lease = self.lease.api.get(MANAGER).await?;
+            if holder(&lease) == Some(&self.lease.identity) {
+                let spec = lease.spec.get_or_insert_default();
+                spec.holder_identity = None;
+                self.lease.api.replace(MANAGER, &PostParams::default(), &lease).await?;
+            }
+            Ok::<_, kube::Error>(())
+        });
+        if !matches!(given_back.await, Ok(Ok(()))) {
+            tracing::warn!("the lease is not given back; it runs out");
+        }
+    }
+}
+
+/// A conflict means that somebody else was faster.
+fn won(answer: Result<LeaseObject, kube::Error>) -> Result<bool, kube::Error> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn holder(lease: &LeaseObject) -> Option<&String> {
+    lease.spec.as_ref()?.holder_identity.as_ref().filter(|holder| !holder.is_empty())
+}
+
+fn is_free(lease: &LeaseObject, identity: &str, seen: &mut Option<Seen>) -> bool {
+    match holder(lease) {
+        None => true,
+        Some(holder) if holder == identity => true,
+        Some(_) => {
+            let version = lease.resource_version();
+            match seen {
+                Some(before) if before.version == version => before.since.elapsed() >= DURATION,
+                _ => {
+                    *seen = Some(Seen { version, since: Instant::now() });
+                    false
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(holder: Option<&str>, version: &str) -> LeaseObject {
+        LeaseObject {
+            metadata: ObjectMeta {
+                resource_version: Some(version.to_owned()),
+                ..ObjectMeta::default()
+            },
+            spec: Some(LeaseSpec {
+                holder_identity: holder.map(str::to_owned),
+                ..LeaseSpec::default()
+            }),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_foreign_lease_is_free_only_after_it_stood_still_for_its_duration() {
+        let mut seen = None;
+        assert!(!is_free(&lease(Some("other"), "1"), "me", &mut seen));
+        tokio::time::advance(DURATION / 2).await;
+        assert!(!is_free(&lease(Some("other"), "2"), "me", &mut seen), "it was renewed");
+        tokio::time::advance(DURATION / 2).await;
+        assert!(!is_free(&lease(Some("other"), "2"), "me", &mut seen));
+        tokio::time::advance(DURATION / 2).await;
+        assert!(is_free(&lease(Some("other"), "2"), "me", &mut seen));
+    }
+
+    #[test]
+    fn a_released_lease_and_our_own_are_free() {
+        let mut seen = None;
+        assert!(is_free(&lease(None, "1"), "me", &mut seen));
+        assert!(is_free(&lease(Some(""), "1"), "me", &mut seen));
+        assert!(is_free(&lease(Some("me"), "1"), "me", &mut seen));
+    }
+
+    #[test]
+    fn the_holder_ends_before_another_may_take_over() {
+        assert!(RENEW_DEADLINE + REQUEST_TIMEOUT < DURATION);
+        assert!(RENEW_EVERY * 2 < RENEW_DEADLINE);
+        assert_eq!(DURATION.as_secs(), u64::try_from(DURATION_S).unwrap());
+    }
+}

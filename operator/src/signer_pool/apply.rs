@@ -1,0 +1,169 @@
+//! Carries a plan out, in its order. Everything is applied server-side under our own field
+//! manager; pods and claims are created once and never compared.
+
+use std::fmt::Debug;
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use sigil_crds::{EnclaveAllocation, SignerPool};
+
+use super::plan::{Action, Plan};
+use super::{Context, PassError};
+use crate::names::{FINALIZER, MANAGER};
+use crate::runtime::events::Severity;
+
+const HTTP_NOT_FOUND: u16 = 404;
+const HTTP_CONFLICT: u16 = 409;
+
+/// A plan that was carried out, as far as the API server let it. Only this leads to a status.
+#[derive(Debug)]
+pub struct Applied {
+    /// What was planned.
+    pub plan: Plan,
+    /// How many actions were carried out.
+    pub done: usize,
+    /// The first that failed; none after it was tried.
+    pub failure: Option<PassError>,
+}
+
+/// Carries the plan out up to the first failure.
+pub async fn apply(context: &Context, pool: &SignerPool, plan: Plan) -> Applied {
+    let applier = Applier { context, pool, namespace: pool.namespace().unwrap_or_default() };
+    let mut done = 0;
+    let mut failure = None;
+    for action in &plan.actions {
+        if let Err(source) = applier.carry_out(action).await {
+            failure = Some(PassError::Apply { what: action.describe(), source: Box::new(source) });
+            break;
+        }
+        done += 1;
+        tracing::info!(
+            namespace = applier.namespace,
+            pool = pool.name_any(),
+            action = action.describe(),
+            "applied"
+        );
+        applier.announce(action).await;
+    }
+    Applied { plan, done, failure }
+}
+
+struct Applier<'a> {
+    context: &'a Context,
+    pool: &'a SignerPool,
+    namespace: String,
+}
+
+// === impl Applier ===
+
+impl Applier<'_> {
+    async fn carry_out(&self, action: &Action) -> Result<(), kube::Error> {
+        match action {
+            Action::AddFinalizer => self.set_finalizers(true).await,
+            Action::RemoveFinalizer => self.set_finalizers(false).await,
+            Action::ApplyServiceAccount(it) => self.put(it.as_ref()).await,
+            Action::ApplyRole(it) => self.put(it.as_ref()).await,
+            Action::ApplyRoleBinding(it) => self.put(it.as_ref()).await,
+            Action::ApplyBudget(it) => self.put(it.as_ref()).await,
+            Action::ApplySettings(it) => self.put(it.as_ref()).await,
+            Action::ApplyAllocation(it) => self.put(it.as_ref()).await,
+            Action::ApplyRing(it) => self.put(it.as_ref()).await,
+            Action::CreateClaim(it) => self.create::<PersistentVolumeClaim>(it).await,
+            Action::CreatePod(it) => self.create::<Pod>(it).await,
+            Action::DeletePod { name, uid, .. } => self.delete::<Pod>(name, Some(uid)).await,
+            Action::DeleteAllocation { name } => self.delete::<EnclaveAllocation>(name, None).await,
+        }
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.context.client.clone(), &self.namespace)
+    }
+
+    async fn put<K>(&self, object: &K) -> Result<(), kube::Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Serialize,
+    {
+        let parameters = PatchParams::apply(MANAGER).force();
+        self.api::<K>().patch(&object.name_any(), &parameters, &Patch::Apply(object)).await?;
+        Ok(())
+    }
+
+    /// One that is there already was made by a pass that did not see its own answer.
+    async fn create<K>(&self, object: &K) -> Result<(), kube::Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Serialize,
+    {
+        let parameters =
+            PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        match self.api::<K>().create(&parameters, object).await {
+            Err(kube::Error::Api(status)) if status.code == HTTP_CONFLICT => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// One that is gone already, or is another one by now, is what was wanted.
+    async fn delete<K>(&self, name: &str, uid: Option<&String>) -> Result<(), kube::Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned,
+    {
+        let preconditions =
+            uid.map(|uid| Preconditions { uid: Some(uid.clone()), resource_version: None });
+        let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
+        match self.api::<K>().delete(name, &parameters).await {
+            Err(kube::Error::Api(status))
+                if [HTTP_NOT_FOUND, HTTP_CONFLICT].contains(&status.code) =>
+            {
+                Ok(())
+            }
+            other => other.map(drop),
+        }
+    }
+
+    /// A merge replaces the whole list, so the version read before must still be the newest.
+    async fn set_finalizers(&self, held: bool) -> Result<(), kube::Error> {
+        let mut finalizers = self.pool.finalizers().to_vec();
+        finalizers.retain(|one| one != FINALIZER);
+        if held {
+            finalizers.push(FINALIZER.to_owned());
+        }
+        let version = self.pool.resource_version();
+        let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": version}});
+        let parameters =
+            PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let api = self.api::<SignerPool>();
+        match api.patch(&self.pool.name_any(), &parameters, &Patch::Merge(patch)).await {
+            Err(kube::Error::Api(status)) if !held && status.code == HTTP_NOT_FOUND => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    async fn announce(&self, action: &Action) {
+        let (reason, severity) = match action {
+            Action::CreatePod(_) => ("PodCreated", Severity::Normal),
+            Action::DeletePod { .. } => ("PodDeleted", Severity::Normal),
+            Action::ApplyRing(_) => ("RingChanged", Severity::Normal),
+            Action::CreateClaim(_) => ("ClaimCreated", Severity::Normal),
+            _ => return,
+        };
+        self.context.events.publish(self.pool, severity, reason, &action.describe()).await;
+    }
+}
