@@ -9,6 +9,7 @@
 //! and string has an upper bound, so that the cost of the CEL rules is bounded and the API server
 //! accepts them. `crdgen` writes `crds/generated/*.yaml` from these types.
 #![allow(unreachable_pub, reason = "the KubeSchema derive repeats each struct inside a function")]
+#![allow(clippy::duplicated_attributes, reason = "printer columns repeat their keys")]
 
 mod condition;
 mod enclave_allocation;

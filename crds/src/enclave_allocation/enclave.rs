@@ -10,6 +10,7 @@ use crate::Measurement;
 /// conditions, and is no proof towards anybody (`ctl verify-key` is).
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[allow(clippy::struct_excessive_bools, reason = "each is an observation of its own")]
 pub struct EnclaveStatus {
     /// UID of the pod that reports; the report of an earlier pod counts for nothing.
     #[schemars(length(max = 64))]

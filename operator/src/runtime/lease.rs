@@ -75,7 +75,7 @@ impl Lease {
             };
             return won(self.api.create(&PostParams::default(), &lease).await);
         };
-        if !is_free(&lease, &self.identity, seen) {
+        if !is_free(&lease, &self.identity, seen, Instant::now()) {
             return Ok(false);
         }
         lease.spec = Some(self.spec(lease.spec.as_ref()));
@@ -161,16 +161,18 @@ fn holder(lease: &LeaseObject) -> Option<&String> {
     lease.spec.as_ref()?.holder_identity.as_ref().filter(|holder| !holder.is_empty())
 }
 
-fn is_free(lease: &LeaseObject, identity: &str, seen: &mut Option<Seen>) -> bool {
+fn is_free(lease: &LeaseObject, identity: &str, seen: &mut Option<Seen>, now: Instant) -> bool {
     match holder(lease) {
         None => true,
         Some(holder) if holder == identity => true,
         Some(_) => {
             let version = lease.resource_version();
             match seen {
-                Some(before) if before.version == version => before.since.elapsed() >= DURATION,
+                Some(before) if before.version == version => {
+                    now.duration_since(before.since) >= DURATION
+                }
                 _ => {
-                    *seen = Some(Seen { version, since: Instant::now() });
+                    *seen = Some(Seen { version, since: now });
                     false
                 }
             }
@@ -195,24 +197,24 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_foreign_lease_is_free_only_after_it_stood_still_for_its_duration() {
-        let mut seen = None;
-        assert!(!is_free(&lease(Some("other"), "1"), "me", &mut seen));
-        tokio::time::advance(DURATION / 2).await;
-        assert!(!is_free(&lease(Some("other"), "2"), "me", &mut seen), "it was renewed");
-        tokio::time::advance(DURATION / 2).await;
-        assert!(!is_free(&lease(Some("other"), "2"), "me", &mut seen));
-        tokio::time::advance(DURATION / 2).await;
-        assert!(is_free(&lease(Some("other"), "2"), "me", &mut seen));
+    #[test]
+    fn a_foreign_lease_is_free_only_after_it_stood_still_for_its_duration() {
+        let (mut seen, start) = (None, Instant::now());
+        let mut free = |version, halves: u32| {
+            let now = start + DURATION / 2 * halves;
+            is_free(&lease(Some("other"), version), "me", &mut seen, now)
+        };
+        assert!(!free("1", 0));
+        assert!(!free("2", 1), "it was renewed");
+        assert!(!free("2", 2));
+        assert!(free("2", 3));
     }
 
     #[test]
     fn a_released_lease_and_our_own_are_free() {
-        let mut seen = None;
-        assert!(is_free(&lease(None, "1"), "me", &mut seen));
-        assert!(is_free(&lease(Some(""), "1"), "me", &mut seen));
-        assert!(is_free(&lease(Some("me"), "1"), "me", &mut seen));
+        for holder in [None, Some(""), Some("me")] {
+            assert!(is_free(&lease(holder, "1"), "me", &mut None, Instant::now()));
+        }
     }
 
     #[test]

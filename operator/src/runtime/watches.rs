@@ -48,7 +48,7 @@ pub fn controller(
         .owns(Api::<Pod>::all(client()), ours.clone())
         .owns(Api::<DeserializeGuard<SignerRing>>::all(client()), any())
         .owns(Api::<DeserializeGuard<EnclaveAllocation>>::all(client()), any())
-        .watches(Api::<PersistentVolumeClaim>::all(client()), ours, by_label)
+        .watches(Api::<PersistentVolumeClaim>::all(client()), ours, |claim| by_label(&claim))
         .reconcile_all_on(nodes(context))
         .reconcile_all_on(measurements(context))
         .graceful_shutdown_on(async move {
@@ -97,7 +97,7 @@ async fn pass(guarded: Arc<Guarded>, passes: Arc<Passes>) -> Result<Action, Pass
     result.map(|outcome| Action::requeue(outcome.requeue_after()))
 }
 
-fn by_label(claim: PersistentVolumeClaim) -> Option<ObjectRef<Guarded>> {
+fn by_label(claim: &PersistentVolumeClaim) -> Option<ObjectRef<Guarded>> {
     let pool = claim.labels().get(POOL_LABEL)?;
     Some(ObjectRef::new(pool).within(&claim.namespace()?))
 }
@@ -108,11 +108,14 @@ fn nodes(context: &Context) -> impl Stream<Item = ()> + Send + 'static {
     watcher(api, watcher::Config::default())
         .default_backoff()
         .touched_objects()
-        .predicate_filter(what_placement_reads, PredicateConfig::default())
+        .predicate_filter(
+            |node: &Node| Some(what_placement_reads(node)),
+            PredicateConfig::default(),
+        )
         .filter_map(|node| std::future::ready(node.ok().map(drop)))
 }
 
-fn what_placement_reads(node: &Node) -> Option<u64> {
+fn what_placement_reads(node: &Node) -> u64 {
     let mut hasher = DefaultHasher::new();
     format!("{:?}", node.spec).hash(&mut hasher);
     node.labels().hash(&mut hasher);
@@ -123,7 +126,7 @@ fn what_placement_reads(node: &Node) -> Option<u64> {
     for condition in conditions.into_iter().flatten() {
         (&condition.type_, &condition.status).hash(&mut hasher);
     }
-    Some(hasher.finish())
+    hasher.finish()
 }
 
 fn measurements(context: &Context) -> impl Stream<Item = ()> + Send + 'static {

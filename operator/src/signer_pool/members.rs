@@ -51,7 +51,7 @@ fn member<'a>(pool: &SignerPool, observed: &'a Observed, slot: i32, wanted: bool
     let claim = observed.claims.iter().find(|found| found.name_any() == claim_name);
     let report = allocation
         .and_then(|allocation| allocation.status.as_ref()?.enclave.as_ref())
-        .filter(|report| pod.and_then(|pod| pod.uid()).is_some_and(|uid| uid == report.pod_uid));
+        .filter(|report| pod.and_then(ResourceExt::uid).is_some_and(|uid| uid == report.pod_uid));
     let ring = observed.ring.as_ref();
     let in_ring = ring.and_then(|ring| ring.spec.members.iter().find(|entry| entry.slot == slot));
     Member { slot, wanted, allocation, pod, claim, report, in_ring }

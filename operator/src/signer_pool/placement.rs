@@ -100,12 +100,10 @@ fn unplaceable(pool: &SignerPool, mut refusals: Vec<(usize, String, Unplaceable)
     let named = refusals.iter().take(NODES_NAMED_MAX);
     let named: Vec<_> = named.map(|(_, name, why)| format!("{name}: {}", why.message)).collect();
     let others = refusals.len().saturating_sub(NODES_NAMED_MAX);
-    let mut nodes =
+    let nodes =
         if named.is_empty() { "the cluster has no free node".to_owned() } else { named.join("; ") };
-    if others > 0 {
-        nodes.push_str(&format!("; and {others} more"));
-    }
-    Unplaceable { reason, message: format!("{nodes}. {}", advice(pool, reason)) }
+    let more = if others > 0 { format!("; and {others} more") } else { String::new() };
+    Unplaceable { reason, message: format!("{nodes}{more}. {}", advice(pool, reason)) }
 }
 
 fn advice(pool: &SignerPool, reason: Reason) -> String {
