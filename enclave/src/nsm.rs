@@ -3,6 +3,8 @@
 
 use zeroize::Zeroizing;
 
+pub mod device;
+
 /// What an attestation document is asked to commit to. At most 512, 512 and 1,024 bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DocumentRequest<'a> {

@@ -1,1 +1,8 @@
-//! Placeholder.
+//! Development substitutes for the parts of an enclave that only hardware has. No production
+//! binary depends on this crate, and its marker may be in none: `xtask` checks both.
+
+pub mod nsm;
+pub mod serve;
+
+/// Stands in every binary that holds this crate, and in no production artefact.
+pub const MARKER: &str = "SIGIL-INSECURE-DO-NOT-USE";

@@ -1,0 +1,207 @@
+//! The order of boot, from parts that the binary injects: what is checked before anything listens,
+//! and the control thread that runs from then on.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use aws_lc_rs::digest;
+use sigil_attestation::{TrustRoot, UserData};
+use sigil_enclave_image::Pins;
+use sigil_enclave_image::pins::VerifyMode as PinnedMode;
+use sigil_enclave_protocol::handshake::BootId;
+use tokio::runtime;
+use tokio::sync::oneshot;
+
+use crate::attest::Rate;
+use crate::clock::{Clock, boot_ms};
+use crate::control::{self, Control};
+use crate::dek::DekTable;
+use crate::enclave::{Enclave, RngSeen, make_document};
+use crate::key_cache::slot::Limits;
+use crate::key_cache::{BLOB_BYTES_TOTAL_MAX, KEYS_MAX, KeyCache};
+use crate::kms_exchange::{RecipientKey, TlsRoots};
+use crate::nsm::{Nsm, NsmError};
+use crate::rng::{self, Rng, RngSource};
+use crate::signer::{Signer, VerifyMode};
+use crate::statements::Statements;
+use crate::unlock::Unlocks;
+use crate::worker::Worker;
+
+/// Baseline settings; a pinned ceiling below one takes its place.
+const KEY_SOFT_S: u64 = 15 * 60;
+const KEY_HARD_S: u64 = 16 * 60;
+const KEY_USES: u64 = 1_000_000;
+const KEY_LOW_WATER_USES: u64 = 500;
+const DEK_HARD_S: u64 = 60 * 60;
+
+/// What a binary gives to the enclave.
+pub struct Parts {
+    /// The bytes of `pins.cbor`.
+    pub pins: Vec<u8>,
+    /// The Nitro Secure Module, or a development one.
+    pub nsm: Arc<dyn Nsm>,
+    /// A listening stream socket.
+    pub listener: OwnedFd,
+    /// Reads the kernel's current source of hardware randomness.
+    pub rng_source: fn() -> RngSource,
+    /// What the pins must say about `insecure`.
+    pub insecure: bool,
+    /// Signing workers; none for one a core.
+    pub workers: Option<u16>,
+    /// Send the boot heartbeat that Nitro waits for.
+    pub heartbeat: bool,
+}
+
+/// Why an enclave does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The pins do not decode.
+    #[error("pins.cbor: {0}")]
+    Pins(String),
+    /// The pins are for the other kind of binary.
+    #[error("pins.cbor says `insecure: {0}`, and this binary refuses that")]
+    WrongKind(bool),
+    /// The kernel's random source is not the NSM's.
+    #[error("the kernel's current random source is not nsm-hwrng")]
+    Rng,
+    /// The NSM refused, or its documents do not verify against the pinned root.
+    #[error(transparent)]
+    Nsm(#[from] NsmError),
+    /// A signing context is faulty.
+    #[error("the signing self-test failed")]
+    SelfTest,
+    /// A key cannot be drawn, or a root of the pins is no certificate.
+    #[error("{0}")]
+    Keys(&'static str),
+    /// A thread, a runtime or the listener.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// A running enclave. It runs on if this is dropped.
+#[derive(Debug)]
+pub struct Running {
+    /// This boot.
+    pub boot_id: BootId,
+    control: JoinHandle<()>,
+    stop: oneshot::Sender<()>,
+}
+
+impl Running {
+    /// Runs until the process ends.
+    pub fn wait(self) {
+        let Self { control, stop, .. } = self;
+        let _ = control.join();
+        drop(stop);
+    }
+
+    /// Closes every connection and ends all threads.
+    pub fn stop(self) {
+        let _ = self.stop.send(());
+        let _ = self.control.join();
+    }
+}
+
+/// Ends the process on any panic, with its place and without its message.
+pub fn abort_on_panic() {
+    std::panic::set_hook(Box::new(|info| {
+        if let Some(at) = info.location() {
+            eprintln!("sigil-enclave: panic at {}:{}", at.file(), at.line());
+        }
+        std::process::abort();
+    }));
+}
+
+/// Checks everything and starts the control thread and the workers.
+///
+/// # Errors
+/// See [`BootError`]. Nothing runs then.
+pub fn start(parts: Parts) -> Result<Running, BootError> {
+    let control = runtime::Builder::new_current_thread().enable_all().build()?;
+    let enclave = Arc::new(assemble(&parts, control.handle().clone())?);
+    let mode = match enclave.pins.verify_mode {
+        PinnedMode::BatchSample => VerifyMode::OneOfBatch,
+        PinnedMode::Full => VerifyMode::Full,
+    };
+    let signers = (0..enclave.workers)
+        .map(|_| Signer::new(mode, boot_ms()).map_err(|_| BootError::SelfTest))
+        .collect::<Result<Vec<_>, _>>()?;
+    let workers = (0_u16..)
+        .zip(signers)
+        .map(|(index, signer)| Worker::start(index, Arc::clone(&enclave), signer))
+        .collect::<Result<Vec<_>, _>>()?;
+    let boot_id = enclave.boot_id;
+    let (stop, stopped) = oneshot::channel();
+    let task = Control::new(enclave, workers);
+    let Parts { listener, heartbeat, .. } = parts;
+    let control = std::thread::Builder::new().name("control".into()).spawn(move || {
+        control.block_on(control::run(task, listener, heartbeat, stopped));
+    })?;
+    Ok(Running { boot_id, control, stop })
+}
+
+fn assemble(parts: &Parts, control: runtime::Handle) -> Result<Enclave, BootError> {
+    let pins = Pins::decode(&parts.pins).map_err(|error| BootError::Pins(error.to_string()))?;
+    if pins.insecure != parts.insecure {
+        return Err(BootError::WrongKind(pins.insecure));
+    }
+    let rng_seen = RngSeen::new(parts.rng_source);
+    if !rng_seen.current().is_healthy(pins.insecure) {
+        return Err(BootError::Rng);
+    }
+    let root = TrustRoot::from_der(pins.attestation_root.clone())
+        .map_err(|_| BootError::Keys("the pinned attestation root is no certificate"))?;
+    let tls = TlsRoots::new(&pins.tls_roots)
+        .map_err(|_| BootError::Keys("a pinned TLS root is no certificate"))?;
+    let rng = Rng::new(&*parts.nsm)?;
+    let boot_id = rng::public_bytes().map_err(|_| BootError::Keys("no randomness"))?;
+    let statements =
+        Statements::new(&rng).map_err(|_| BootError::Keys("no statement key can be drawn"))?;
+    let recipient =
+        RecipientKey::generate().map_err(|_| BootError::Keys("no RSA key can be drawn"))?;
+    let user_data = UserData::StatementKey { boot_id };
+    let public_key = Some(statements.public_key());
+    let made = make_document(&*parts.nsm, &root, &user_data, None, public_key)?;
+    let clock = Clock::new(made.document.timestamp_ms, made.received_ms);
+    statements.bind(made.bytes, made.document.timestamp_ms);
+    let pcr0 = made.document.pcr(0).ok_or(NsmError("its document has no PCR0".into()))?;
+    let mut pins_sha384 = [0; 48];
+    pins_sha384.copy_from_slice(digest::digest(&digest::SHA384, &parts.pins).as_ref());
+    Ok(Enclave {
+        cache: KeyCache::new(limits(&pins), KEYS_MAX, BLOB_BYTES_TOTAL_MAX),
+        dek_hard_ms: DEK_HARD_S.min(pins.ceilings.dek_hard_s.into()) * 1_000,
+        pins,
+        pins_sha384,
+        boot_id: BootId(boot_id),
+        pcr0,
+        workers: parts.workers.unwrap_or_else(one_a_core).max(1),
+        started_ms: boot_ms(),
+        root,
+        nsm: Arc::clone(&parts.nsm),
+        clock,
+        rng,
+        rng_seen,
+        deks: DekTable::default(),
+        statements,
+        unlocks: Unlocks::new(recipient, tls),
+        attest_rate: Rate::new(boot_ms()),
+        control,
+    })
+}
+
+fn limits(pins: &Pins) -> Limits {
+    let ceilings = &pins.ceilings;
+    let uses = KEY_USES.min(ceilings.key_uses.into());
+    Limits {
+        soft_ttl_ms: KEY_SOFT_S.min(ceilings.key_soft_s.into()) * 1_000,
+        hard_ttl_ms: KEY_HARD_S.min(ceilings.key_hard_s.into()) * 1_000,
+        uses,
+        low_water_uses: KEY_LOW_WATER_USES.min(uses / 2),
+    }
+}
+
+fn one_a_core() -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    u16::try_from(cores).unwrap_or(u16::MAX)
+}

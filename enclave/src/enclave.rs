@@ -1,0 +1,164 @@
+//! What all workers and the control thread share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use sigil_attestation::{Document, TrustRoot, UserData, VerifyTime, verify};
+use sigil_enclave_image::Pins;
+use sigil_enclave_protocol::handshake::BootId;
+use tokio::runtime::Handle;
+
+use crate::attest::{AttestError, Rate};
+use crate::clock::{Clock, boot_ms};
+use crate::dek::{DekTable, Unlocked};
+use crate::key_cache::{Counts, KeyCache};
+use crate::keys::KeyName;
+use crate::nsm::{DocumentRequest, Nsm, NsmError};
+use crate::rng::{Rng, RngSource};
+use crate::statements::Statements;
+use crate::unlock::Unlocks;
+
+/// One boot of an enclave.
+pub struct Enclave {
+    /// What the image is pinned to.
+    pub pins: Pins,
+    /// SHA-384 of `pins.cbor`.
+    pub pins_sha384: [u8; 48],
+    /// This boot.
+    pub boot_id: BootId,
+    /// PCR0 of this image.
+    pub pcr0: [u8; 48],
+    /// Signing workers.
+    pub workers: u16,
+    /// Boot clock at the start.
+    pub started_ms: u64,
+    pub(crate) root: TrustRoot,
+    pub(crate) nsm: Arc<dyn Nsm>,
+    pub(crate) clock: Clock,
+    pub(crate) rng: Rng,
+    pub(crate) rng_seen: RngSeen,
+    pub(crate) deks: DekTable,
+    pub(crate) cache: KeyCache,
+    pub(crate) statements: Statements,
+    pub(crate) unlocks: Unlocks,
+    pub(crate) attest_rate: Rate,
+    /// Life of an unlocked DEK.
+    pub(crate) dek_hard_ms: u64,
+    /// The control thread: NSM, RSA, TLS and document checks run there, never on a worker.
+    pub(crate) control: Handle,
+}
+
+/// A document of our own, verified.
+pub(crate) struct Made {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) document: Document,
+    /// Boot clock just before it was made: what is bound to it ages from here.
+    pub(crate) asked_ms: u64,
+    /// Boot clock just after.
+    pub(crate) received_ms: u64,
+}
+
+/// Asks the NSM and verifies what it gives against the pinned root, so that an image that is
+/// pinned to another root shows at once.
+pub(crate) fn make_document(
+    nsm: &dyn Nsm,
+    root: &TrustRoot,
+    user_data: &UserData,
+    nonce: Option<&[u8]>,
+    public_key: Option<&[u8]>,
+) -> Result<Made, NsmError> {
+    let user_data = user_data.encode();
+    let asked_ms = boot_ms();
+    let request = DocumentRequest { user_data: Some(&user_data), nonce, public_key };
+    let bytes = nsm.document(request)?;
+    let received_ms = boot_ms();
+    let document = verify(&bytes, root, VerifyTime::AtDocument)
+        .map_err(|_| NsmError("its document does not verify against the pinned root".into()))?;
+    Ok(Made { bytes, document, asked_ms, received_ms })
+}
+
+impl Enclave {
+    /// A document of this boot; also corrects the wall clock.
+    pub(crate) fn document(
+        &self,
+        user_data: &UserData,
+        nonce: Option<&[u8]>,
+        public_key: Option<&[u8]>,
+    ) -> Result<Made, NsmError> {
+        let made = make_document(&*self.nsm, &self.root, user_data, nonce, public_key)?;
+        self.clock.observe(made.document.timestamp_ms, made.received_ms);
+        Ok(made)
+    }
+
+    /// A live document for the caller's nonce.
+    ///
+    /// # Errors
+    /// See [`AttestError`].
+    pub fn attest(&self, nonce: &[u8]) -> Result<Vec<u8>, AttestError> {
+        if !self.attest_rate.take(boot_ms()) {
+            return Err(AttestError::TooOften);
+        }
+        let user_data = UserData::Live { boot_id: self.boot_id.0 };
+        let made = self.document(&user_data, Some(nonce), None);
+        made.map(|made| made.bytes).map_err(|_| AttestError::Nsm)
+    }
+
+    /// Erases a key from the cache. True if it was there.
+    pub fn forget(&self, name: &KeyName) -> bool {
+        self.cache.forget(name)
+    }
+
+    /// What is unlocked and cached here.
+    pub fn state(&self, now_ms: u64) -> (Vec<Unlocked>, Counts) {
+        (self.deks.list(now_ms), self.cache.counts())
+    }
+
+    /// The kernel's random source as last looked at.
+    pub fn rng_source(&self) -> RngSource {
+        self.rng_seen.current()
+    }
+
+    /// Erases what has expired and looks at the random source. Every second, on the control thread.
+    pub(crate) fn sweep(&self) {
+        let now_ms = boot_ms();
+        self.deks.sweep(now_ms);
+        self.cache.sweep(now_ms);
+        self.unlocks.sweep(now_ms);
+        if self.rng_seen.look() && !self.rng_healthy() {
+            eprintln!("sigil-enclave: the kernel's random source changed; no keys are made");
+        }
+    }
+
+    /// True while keys may be made.
+    pub(crate) fn rng_healthy(&self) -> bool {
+        self.rng_seen.current().is_healthy(self.pins.insecure)
+    }
+}
+
+/// The random source as last looked at.
+pub struct RngSeen {
+    look: fn() -> RngSource,
+    last: AtomicU8,
+}
+
+impl RngSeen {
+    /// Looks for the first time.
+    pub fn new(look: fn() -> RngSource) -> Self {
+        Self { look, last: AtomicU8::new(look() as u8) }
+    }
+
+    /// Looks again. True if it changed.
+    fn look(&self) -> bool {
+        let now = (self.look)() as u8;
+        self.last.swap(now, Ordering::Relaxed) != now
+    }
+
+    /// What was seen last.
+    pub fn current(&self) -> RngSource {
+        let last = self.last.load(Ordering::Relaxed);
+        [RngSource::NsmHwrng, RngSource::Software]
+            .into_iter()
+            .find(|source| *source as u8 == last)
+            .unwrap_or(RngSource::Other)
+    }
+}

@@ -1,0 +1,327 @@
+//! What is done with keys: make, open, activate, prove, sign. Synchronous, on a worker, with keys by
+//! reference only.
+
+use std::sync::Arc;
+
+use sigil_attestation::{Provenance as DekProvenance, Statement, StatementKind};
+use subtle::ConstantTimeEq;
+
+use crate::dek::{Dek, DekId, DekTable, Lease, Provenance};
+use crate::enclave::Enclave;
+use crate::key_cache::Open;
+use crate::names::Keyspace;
+use crate::seal::{Header, parse};
+use crate::secret::Secret32;
+use crate::signer::{Fault, Item, SELF_TEST_DIGEST, Signature, Signer};
+use crate::statements::SignedStatement;
+
+/// Draws before a scalar is in range: one fails with a chance of 2^-128.
+const SCALAR_DRAWS_MAX: u32 = 4;
+
+/// SHA-256 of the empty policy, the only one there is.
+const EMPTY_POLICY_HASH: [u8; 32] = [
+    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24,
+    0x27, 0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
+];
+
+/// What the cache knows a key by. The public key is the identity; this is the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KeyName {
+    /// Keyspace of the key.
+    pub keyspace: Keyspace,
+    /// Identifier within the store.
+    pub key_id: [u8; 16],
+}
+
+/// A plain key and what is said about it. Erased on drop.
+#[derive(Debug)]
+pub struct PlainKey {
+    /// The private key.
+    pub scalar: Secret32,
+    /// Its compressed public key, recomputed when it was opened.
+    pub public_key: [u8; 33],
+    /// PCR0 of the image that made it.
+    pub birth_pcr0: [u8; 48],
+    /// The DEK that it is sealed under.
+    pub dek_id: DekId,
+    /// What is proved about that DEK.
+    pub dek_provenance: Provenance,
+}
+
+/// An opened blob, for the cache.
+#[derive(Debug)]
+pub struct Opened {
+    /// The key.
+    pub plain: PlainKey,
+    /// The blob it came from.
+    pub blob: Box<[u8]>,
+    /// How long its DEK may be used.
+    pub lease: Arc<Lease>,
+}
+
+/// Why a key operation does not happen. Closed list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// The key is not cached and no blob came along.
+    #[error("the key is not cached")]
+    BlobRequired,
+    /// This DEK is not unlocked here, or expired.
+    #[error("the DEK is not unlocked")]
+    UnlockRequired(DekId),
+    /// The keyspace has no unlocked DEK that may seal.
+    #[error("no DEK of the keyspace seals here")]
+    NoSealingDek,
+    /// The blob does not open, or is another key's.
+    #[error("the blob is not this key's or does not open")]
+    Invalid,
+    /// The id is cached with another public key.
+    #[error("the key id is cached with another public key")]
+    Conflict,
+    /// No keyspace rule of the pins matches.
+    #[error("the keyspace is not pinned")]
+    NotPinned,
+    /// The statement key's document could not be renewed.
+    #[error("no fresh document binds the statement key")]
+    StatementsStale,
+    /// The kernel's random source is not the one that is required.
+    #[error("the random source is not healthy")]
+    RngUnhealthy,
+    /// A computation was faulty.
+    #[error("internal fault")]
+    Internal,
+}
+
+impl From<Fault> for KeyError {
+    fn from(_: Fault) -> Self {
+        Self::Internal
+    }
+}
+
+/// A new key, to be stored by the caller. Nothing of it stays here.
+#[derive(Debug)]
+pub struct Created {
+    /// The sealed key.
+    pub blob: Vec<u8>,
+    /// Its public key.
+    pub public_key: [u8; 33],
+    /// The DEK that seals it.
+    pub dek_id: DekId,
+    /// The birth statement.
+    pub birth: SignedStatement,
+}
+
+/// A key that signs one digest of a batch.
+#[derive(Debug)]
+pub struct Use {
+    /// The key.
+    pub key: Arc<PlainKey>,
+    /// What is signed.
+    pub digest: [u8; 32],
+}
+
+/// Opens blobs with the DEKs that are unlocked here.
+pub struct BlobOpener<'a> {
+    /// Deployment whose keys may be opened.
+    pub app: &'a str,
+    /// Unlocked DEKs.
+    pub deks: &'a DekTable,
+    /// Recomputes public keys.
+    pub signer: &'a Signer,
+}
+
+impl Open for BlobOpener<'_> {
+    fn open(&self, name: &KeyName, blob: &[u8], now_ms: u64) -> Result<Opened, KeyError> {
+        let sealed = parse(blob).map_err(|_| KeyError::Invalid)?;
+        let header = &sealed.header;
+        if header.app != self.app
+            || header.keyspace != name.keyspace
+            || header.key_id != name.key_id
+        {
+            return Err(KeyError::Invalid);
+        }
+        let found = self.deks.find(&header.dek_id, now_ms);
+        let (dek, lease) = found.ok_or(KeyError::UnlockRequired(header.dek_id))?;
+        if dek.keyspace != name.keyspace {
+            return Err(KeyError::Invalid);
+        }
+        let scalar = sealed.open(&dek.secret).map_err(|_| KeyError::Invalid)?;
+        let public_key = self.signer.public_key(&scalar).map_err(|_| KeyError::Invalid)?;
+        if public_key != header.public_key {
+            return Err(KeyError::Invalid);
+        }
+        let plain = PlainKey {
+            scalar,
+            public_key,
+            birth_pcr0: header.birth_pcr0,
+            dek_id: dek.id,
+            dek_provenance: dek.provenance,
+        };
+        Ok(Opened { plain, blob: blob.into(), lease })
+    }
+}
+
+impl Enclave {
+    /// Makes a key and seals it under the keyspace's sealing DEK.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn create(
+        &self,
+        signer: &Signer,
+        name: &KeyName,
+        challenge: &[u8],
+        now_ms: u64,
+    ) -> Result<Created, KeyError> {
+        if self.pins.rule_for(name.keyspace.as_str()).is_none() {
+            return Err(KeyError::NotPinned);
+        }
+        if !self.rng_healthy() {
+            return Err(KeyError::RngUnhealthy);
+        }
+        let dek = self.deks.sealing(&name.keyspace, now_ms).ok_or(KeyError::NoSealingDek)?;
+        let (scalar, public_key) = self.draw_key(signer)?;
+        let created_ms = self.clock.wall_ms();
+        let header = Header {
+            app: self.pins.app.clone(),
+            keyspace: name.keyspace,
+            dek_id: dek.id,
+            key_id: name.key_id,
+            public_key,
+            created_ms,
+            birth_pcr0: self.pcr0,
+        };
+        let blob = header.seal(&dek.secret, &scalar).map_err(|_| KeyError::Internal)?;
+        check_sealed(&blob, &dek, &scalar)?;
+        let plain = PlainKey {
+            scalar,
+            public_key,
+            birth_pcr0: self.pcr0,
+            dek_id: dek.id,
+            dek_provenance: dek.provenance,
+        };
+        let birth = self.say(StatementKind::Birth, name, &plain, challenge)?;
+        Ok(Created { blob, public_key, dek_id: dek.id, birth })
+    }
+
+    /// Opens a blob that was read back from the store, signs and verifies the self-test digest,
+    /// and caches the key. Gives its public key and DEK.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn activate(
+        &self,
+        signer: &Signer,
+        name: &KeyName,
+        blob: &[u8],
+        now_ms: u64,
+    ) -> Result<([u8; 33], DekId), KeyError> {
+        let opened = self.opener(signer).open(name, blob, now_ms)?;
+        let PlainKey { scalar, public_key, dek_id, .. } = &opened.plain;
+        let (public_key, dek_id) = (*public_key, *dek_id);
+        signer.sign_one(&Item { digest: SELF_TEST_DIGEST, scalar, public_key: &public_key })?;
+        self.cache.put(name, opened, now_ms)?;
+        Ok((public_key, dek_id))
+    }
+
+    /// The key for one signature.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn acquire(
+        &self,
+        signer: &Signer,
+        name: &KeyName,
+        blob: Option<&[u8]>,
+        now_ms: u64,
+    ) -> Result<Arc<PlainKey>, KeyError> {
+        self.cache.acquire(name, blob, &self.deks, &self.opener(signer), now_ms)
+    }
+
+    /// A possession statement over a cached key for a verifier's nonce.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn prove(
+        &self,
+        signer: &Signer,
+        name: &KeyName,
+        nonce: &[u8],
+        now_ms: u64,
+    ) -> Result<SignedStatement, KeyError> {
+        let key = self.acquire(signer, name, None, now_ms)?;
+        self.say(StatementKind::Possession, name, &key, nonce)
+    }
+
+    fn opener<'a>(&'a self, signer: &'a Signer) -> BlobOpener<'a> {
+        BlobOpener { app: &self.pins.app, deks: &self.deks, signer }
+    }
+
+    fn draw_key(&self, signer: &Signer) -> Result<(Secret32, [u8; 33]), KeyError> {
+        for _ in 0..SCALAR_DRAWS_MAX {
+            let drawn = self.rng.key_material(b"secp256k1").map_err(|_| KeyError::Internal)?;
+            if signer.is_scalar(&drawn) {
+                let public_key = signer.public_key(&drawn)?;
+                return Ok((drawn, public_key));
+            }
+        }
+        Err(KeyError::Internal)
+    }
+
+    fn say(
+        &self,
+        kind: StatementKind,
+        name: &KeyName,
+        key: &PlainKey,
+        challenge: &[u8],
+    ) -> Result<SignedStatement, KeyError> {
+        let (dek_provenance, dek_birth_pcr0) = match key.dek_provenance {
+            Provenance::Born => (DekProvenance::Born, self.pcr0),
+            Provenance::Foreign(pcr0) => (DekProvenance::Foreign, pcr0),
+            Provenance::Unproven => (DekProvenance::Unproven, [0; 48]),
+        };
+        let encode = |time_ms| {
+            Statement {
+                kind,
+                app: self.pins.app.clone(),
+                keyspace: name.keyspace.as_str().to_owned(),
+                key_id: name.key_id,
+                public_key: key.public_key,
+                policy_hash: EMPTY_POLICY_HASH,
+                challenge: challenge.to_vec(),
+                dek_id: key.dek_id,
+                dek_provenance,
+                dek_birth_pcr0,
+                key_birth_pcr0: key.birth_pcr0,
+                time_ms,
+            }
+            .encode()
+        };
+        let signed = self.statements.sign(self.clock.wall_ms(), encode);
+        signed.map_err(|_| KeyError::StatementsStale)
+    }
+}
+
+/// A blob that does not open again would be a lost key.
+fn check_sealed(blob: &[u8], dek: &Dek, scalar: &Secret32) -> Result<(), KeyError> {
+    let opened = parse(blob).and_then(|sealed| sealed.open(&dek.secret));
+    let same = opened.is_ok_and(|opened| {
+        opened.expose_secret().ct_eq(scalar.expose_secret()).into()
+    });
+    if same { Ok(()) } else { Err(KeyError::Internal) }
+}
+
+/// Signs a batch of uses, in order, or nothing of it.
+///
+/// # Errors
+/// Any fault.
+pub fn sign_batch(signer: &mut Signer, uses: &[Use], now_ms: u64) -> Result<Vec<Signature>, Fault> {
+    let items: Vec<_> = uses
+        .iter()
+        .map(|Use { key, digest }| Item {
+            digest: *digest,
+            scalar: &key.scalar,
+            public_key: &key.public_key,
+        })
+        .collect();
+    signer.sign_batch(&items, now_ms)
+}

@@ -1,0 +1,38 @@
+//! The production enclave: the NSM device, vsock, and nothing that can be configured at run time.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use sigil_enclave::boot::{Parts, abort_on_panic, start};
+use sigil_enclave::nsm::device::NsmDevice;
+use sigil_enclave::rng::RngSource;
+use sigil_enclave::vsock;
+
+/// Where the last ramdisk puts the pins.
+const PINS_FILE: &str = "/pins.cbor";
+
+fn main() -> ExitCode {
+    abort_on_panic();
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sigil-enclave: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let running = start(Parts {
+        pins: std::fs::read(PINS_FILE)?,
+        nsm: Arc::new(NsmDevice::open()?),
+        listener: vsock::listener()?,
+        rng_source: RngSource::of_kernel,
+        insecure: false,
+        workers: None,
+        heartbeat: true,
+    })?;
+    eprintln!("sigil-enclave: listening");
+    running.wait();
+    Err("the control thread ended".into())
+}
