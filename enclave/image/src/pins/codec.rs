@@ -66,7 +66,7 @@ fn read(decoder: &mut Decoder<'_>) -> Result<Pins, Error> {
         _ => return Err(Error::message("unknown verify mode")),
     };
     key(decoder, 6)?;
-    let limits = list(decoder, 5, Decoder::u32)?;
+    let limits = limits(decoder)?;
     let &[key_soft_s, key_hard_s, key_uses, dek_soft_s, dek_hard_s] = limits.as_slice() else {
         return Err(Error::message("expected five ceilings"));
     };
@@ -84,6 +84,13 @@ fn read(decoder: &mut Decoder<'_>) -> Result<Pins, Error> {
         ceilings,
         parent_cid,
         insecure,
+    })
+}
+
+fn limits(decoder: &mut Decoder<'_>) -> Result<Vec<u32>, Error> {
+    list(decoder, 5, |decoder| {
+        let limit = decoder.u32()?;
+        Ok(limit)
     })
 }
 
