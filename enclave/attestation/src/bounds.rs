@@ -1,0 +1,32 @@
+//! Bounds of documents and statements. Each has a unit in its name and a reason.
+
+/// Bytes of a document. Certificates of 1,024 bytes each, a chain of eight, 32 PCRs and three
+/// fields of 1,024 bytes stay below it.
+pub const DOCUMENT_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of the module id: an instance id, `-enc` and 16 hex digits; 40 seen.
+pub const MODULE_ID_BYTES_MAX: usize = 128;
+/// Index of the last PCR, from the specification.
+pub const PCR_INDEX_MAX: u8 = 31;
+/// Bytes of a certificate, from the specification.
+pub const CERTIFICATE_BYTES_MAX: usize = 1_024;
+/// Certificates of `cabundle`: the root, and the six intermediates that webpki follows. Four seen.
+pub const CABUNDLE_CERTIFICATES_MAX: usize = 7;
+/// Bytes of `public_key`, `user_data` and `nonce` when reading. The specification's prose says 512
+/// for two of them, its grammar 1,024, and a genuine document with 746 exists.
+pub const FIELD_BYTES_MAX: usize = 1_024;
+/// Bytes of user data when writing: what every reader takes.
+pub const USER_DATA_BYTES_MAX: usize = 512;
+/// Bytes of an app or keyspace name: a DNS label.
+pub const NAME_BYTES_MAX: usize = 63;
+/// Bytes of a statement's challenge.
+pub const CHALLENGE_BYTES_MAX: usize = 64;
+/// Bytes of a statement; the longest possible is 437.
+pub const STATEMENT_BYTES_MAX: usize = 512;
+
+/// How far a verifier's clock may be behind the NSM's. Leaf certificates are issued without
+/// backdating, so a verifier some seconds behind sees one that is not valid yet; hosts that keep
+/// time at all are within this. It also bounds how far in the future a live document may be.
+pub const CLOCK_LEEWAY_MS: u64 = 30_000;
+/// A statement is at most this much younger than the document that binds its key: the five minutes
+/// after which an enclave signs none, and 30 s for clocks.
+pub const STATEMENT_WINDOW_MS: u64 = 330_000;

@@ -1,0 +1,294 @@
+//! Verifies a document: chain to a pinned root at a stated time, signature, no debug mode; for a
+//! live document also freshness and nonce.
+//!
+//! The first certificate of `cabundle` must be the pinned root, byte for byte. It is never used as
+//! an anchor; the rule makes "signed under another root" an answer of its own.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
+use minicbor::Encoder;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use subtle::ConstantTimeEq;
+use webpki::aws_lc_rs::ECDSA_P384_SHA384;
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+
+use crate::bounds::CLOCK_LEEWAY_MS;
+use crate::document::{Document, DocumentError, PROTECTED, Signed};
+
+/// AWS Nitro Enclaves root G1, `https://aws-nitro-enclaves.amazonaws.com/AWS_NitroEnclaves_Root-G1.zip`.
+const AWS_ROOT_G1: &[u8] = include_bytes!("aws_root_g1.der");
+
+/// DER of a P-384 `SubjectPublicKeyInfo` up to the point, which is 97 bytes (RFC 5480).
+const P384_SPKI_PREFIX: [u8; 23] = [
+    0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b,
+    0x81, 0x04, 0x00, 0x22, 0x03, 0x62, 0x00,
+];
+
+/// The one certificate that documents must chain to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustRoot {
+    certificate: CertificateDer<'static>,
+}
+
+/// A certificate that cannot be a root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("attestation root: not one DER certificate")]
+pub struct TrustRootError;
+
+/// At which time the chain must be valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerifyTime {
+    /// At the document's own timestamp: stored documents, whose certificates lived three hours.
+    AtDocument,
+    /// At the verifier's time, milliseconds since 1970; a clock behind by up to
+    /// [`CLOCK_LEEWAY_MS`] is allowed for.
+    At {
+        /// The verifier's time.
+        now_ms: u64,
+    },
+}
+
+/// Why a document is refused. One variant a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    /// Not a document.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// `cabundle` does not start with the pinned root.
+    #[error("chain: it starts at another root than the pinned one")]
+    OtherRoot,
+    /// A certificate was not valid any more.
+    #[error("chain: a certificate had expired at the time of the check")]
+    CertExpired,
+    /// A certificate was not valid yet.
+    #[error("chain: a certificate was not valid yet at the time of the check")]
+    CertNotValidYet,
+    /// No path of P-384 signatures leads from the leaf to the root.
+    #[error("chain: the leaf certificate does not chain to the root with P-384 and SHA-384")]
+    Chain,
+    /// The leaf's key is not on P-384.
+    #[error("chain: the leaf's key is not a P-384 key")]
+    LeafKey,
+    /// The document's signature is not the leaf's.
+    #[error("signature: not made by the leaf certificate's key over this payload")]
+    Signature,
+    /// PCR0, PCR1 and PCR2 are zero.
+    #[error("debug: the enclave runs in debug mode (PCR0, PCR1 and PCR2 are zero)")]
+    Debug,
+    /// The document is older than the verifier allows.
+    #[error("timestamp: the document is too old")]
+    TooOld,
+    /// The document is from the future by more than [`CLOCK_LEEWAY_MS`].
+    #[error("timestamp: the document is from the future; check the clock of this machine")]
+    FromFuture,
+    /// The nonce is absent or another.
+    #[error("nonce: not the verifier's")]
+    Nonce,
+}
+
+/// A verified document and what was checked on the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// The document.
+    pub document: Document,
+    /// At which time the chain was valid, milliseconds since 1970.
+    pub chain_time_ms: u64,
+    /// Certificates from the leaf to the root, both counted.
+    pub chain_certificates: usize,
+    /// SHA-256 of the root's DER.
+    pub root_sha256: [u8; 32],
+    /// True if the root is AWS's.
+    pub root_is_aws: bool,
+    /// True for an enclave in debug mode.
+    pub debug: bool,
+}
+
+impl TrustRoot {
+    /// AWS' root for commercial regions.
+    pub fn aws() -> Self {
+        Self { certificate: CertificateDer::from(AWS_ROOT_G1) }
+    }
+
+    /// Another root: tests and development.
+    ///
+    /// # Errors
+    /// The bytes are not one certificate.
+    pub fn from_der(der: Vec<u8>) -> Result<Self, TrustRootError> {
+        let certificate = CertificateDer::from(der);
+        anchor_from_trusted_cert(&certificate).map_err(|_| TrustRootError)?;
+        Ok(Self { certificate })
+    }
+
+    /// True for AWS' root.
+    pub fn is_aws(&self) -> bool {
+        self.certificate.as_ref() == AWS_ROOT_G1
+    }
+
+    /// The certificate.
+    pub fn der(&self) -> &[u8] {
+        &self.certificate
+    }
+
+    /// SHA-256 of the certificate, the fingerprint that is published.
+    pub fn sha256(&self) -> [u8; 32] {
+        sha256(&self.certificate)
+    }
+}
+
+/// Verifies a document.
+///
+/// # Errors
+/// See [`VerifyError`].
+pub fn verify(bytes: &[u8], root: &TrustRoot, time: VerifyTime) -> Result<Document, VerifyError> {
+    let checked = check_allowing_debug(bytes, root, time)?;
+    if checked.debug { Err(VerifyError::Debug) } else { Ok(checked.document) }
+}
+
+/// Verifies a document that was just made for this verifier: at its time, not older than
+/// `age_ms_max`, and with its nonce.
+///
+/// # Errors
+/// See [`VerifyError`].
+pub fn verify_live(
+    bytes: &[u8],
+    root: &TrustRoot,
+    now_ms: u64,
+    nonce: &[u8],
+    age_ms_max: u64,
+) -> Result<Document, VerifyError> {
+    let document = verify(bytes, root, VerifyTime::At { now_ms })?;
+    if document.timestamp_ms > now_ms.saturating_add(CLOCK_LEEWAY_MS) {
+        return Err(VerifyError::FromFuture);
+    }
+    if now_ms.saturating_sub(document.timestamp_ms) > age_ms_max {
+        return Err(VerifyError::TooOld);
+    }
+    let given = document.nonce.as_deref().unwrap_or_default();
+    // An empty nonce asks for nothing, so it is never right.
+    if nonce.is_empty() || !bool::from(given.ct_eq(nonce)) {
+        return Err(VerifyError::Nonce);
+    }
+    Ok(document)
+}
+
+/// Verifies a document like [`verify`] but says that it is from a debug enclave instead of refusing
+/// it: for tools that show documents. Nothing may be trusted to such an enclave.
+///
+/// # Errors
+/// See [`VerifyError`].
+pub fn check_allowing_debug(
+    bytes: &[u8],
+    root: &TrustRoot,
+    time: VerifyTime,
+) -> Result<Checked, VerifyError> {
+    let Signed { document, payload, signature } = Document::parse_signed(bytes)?;
+    let Some((first, intermediates)) = document.cabundle.split_first() else {
+        return Err(VerifyError::OtherRoot);
+    };
+    if first.as_slice() != root.der() {
+        return Err(VerifyError::OtherRoot);
+    }
+    let leaf = CertificateDer::from(document.certificate.as_slice());
+    let leaf = EndEntityCert::try_from(&leaf).map_err(|_| VerifyError::Chain)?;
+    let intermediates: Vec<_> =
+        intermediates.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+    let (chain_time_ms, used) = match time {
+        VerifyTime::AtDocument => {
+            let at_ms = document.timestamp_ms;
+            (at_ms, chain(&leaf, &intermediates, root, at_ms)?)
+        }
+        VerifyTime::At { now_ms } => match chain(&leaf, &intermediates, root, now_ms) {
+            Err(VerifyError::CertNotValidYet) => {
+                let at_ms = now_ms.saturating_add(CLOCK_LEEWAY_MS);
+                (at_ms, chain(&leaf, &intermediates, root, at_ms)?)
+            }
+            result => (now_ms, result?),
+        },
+    };
+    check_signature(&leaf, payload, signature)?;
+    Ok(Checked {
+        chain_time_ms,
+        chain_certificates: used.saturating_add(2),
+        root_sha256: root.sha256(),
+        root_is_aws: root.is_aws(),
+        debug: document.is_debug(),
+        document,
+    })
+}
+
+/// Finds the path and counts its intermediates. AWS' certificates carry no extended key usage;
+/// webpki's client role asks for none and refuses one that says something else. Revocation lists
+/// are not consulted: AWS says that they must not be.
+fn chain(
+    leaf: &EndEntityCert<'_>,
+    intermediates: &[CertificateDer<'_>],
+    root: &TrustRoot,
+    at_ms: u64,
+) -> Result<usize, VerifyError> {
+    let time = UnixTime::since_unix_epoch(Duration::from_millis(at_ms));
+    let anchor = anchor_from_trusted_cert(&root.certificate).map_err(|_| VerifyError::Chain)?;
+    let anchors = [anchor];
+    let path = leaf.verify_for_usage(
+        &[ECDSA_P384_SHA384],
+        &anchors,
+        intermediates,
+        time,
+        KeyUsage::client_auth(),
+        None,
+        None,
+    );
+    match path {
+        Ok(path) => Ok(path.intermediate_certificates().count()),
+        Err(webpki::Error::CertExpired { .. }) => Err(VerifyError::CertExpired),
+        Err(webpki::Error::CertNotValidYet { .. }) => Err(VerifyError::CertNotValidYet),
+        Err(_) => Err(VerifyError::Chain),
+    }
+}
+
+fn check_signature(
+    leaf: &EndEntityCert<'_>,
+    payload: &[u8],
+    signature: &[u8; 96],
+) -> Result<(), VerifyError> {
+    let spki = leaf.subject_public_key_info();
+    let point = spki.strip_prefix(&P384_SPKI_PREFIX).filter(|point| point.len() == 97);
+    let key = UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, point.ok_or(VerifyError::LeafKey)?);
+    let message = sig_structure(payload).map_err(|_| VerifyError::Signature)?;
+    key.verify(&message, signature).map_err(|_| VerifyError::Signature)
+}
+
+/// What ES384 signs (RFC 9052, section 4.4): `["Signature1", protected, external aad, payload]`,
+/// over the payload as it was received.
+fn sig_structure(payload: &[u8]) -> Result<Vec<u8>, minicbor::encode::Error<Infallible>> {
+    let mut encoder = Encoder::new(Vec::with_capacity(payload.len().saturating_add(32)));
+    encoder.array(4)?.str("Signature1")?.bytes(&PROTECTED)?.bytes(&[])?.bytes(payload)?;
+    Ok(encoder.into_writer())
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    out
+}
+
+impl VerifyError {
+    /// A stable name, for machines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Document(error) => error.name(),
+            Self::OtherRoot => "other-root",
+            Self::CertExpired => "cert-expired",
+            Self::CertNotValidYet => "cert-not-valid-yet",
+            Self::Chain => "chain",
+            Self::LeafKey => "leaf-key",
+            Self::Signature => "signature",
+            Self::Debug => "debug",
+            Self::TooOld => "too-old",
+            Self::FromFuture => "from-future",
+            Self::Nonce => "nonce",
+        }
+    }
+}
