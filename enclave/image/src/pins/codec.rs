@@ -1,5 +1,7 @@
 //! Deterministic CBOR of pins. Decoding accepts exactly what encoding would write.
 
+use std::convert::Infallible;
+
 use minicbor::decode::Error;
 use minicbor::{Decoder, Encoder};
 
@@ -121,52 +123,41 @@ fn list<T>(
     (0..length).map(|_| item(decoder)).collect()
 }
 
-/// Writing into a `Vec` cannot fail.
 pub(super) fn encode(pins: &Pins) -> Vec<u8> {
     let mut out = Vec::new();
-    let Ok(()) = write(&mut Encoder::new(&mut out), pins);
+    // Writing into a `Vec` cannot fail: the only source of an error is `Infallible`.
+    drop(write(&mut Encoder::new(&mut out), pins));
     out
 }
 
-type Written = Result<(), std::convert::Infallible>;
-
-fn write(encoder: &mut Encoder<&mut Vec<u8>>, pins: &Pins) -> Written {
-    let limits = &pins.ceilings;
-    let limits = [
-        limits.key_soft_s,
-        limits.key_hard_s,
-        limits.key_uses,
-        limits.dek_soft_s,
-        limits.dek_hard_s,
-    ];
-    let mut steps = || -> Result<(), minicbor::encode::Error<std::convert::Infallible>> {
-        encoder.map(FIELDS)?.u8(0)?.u8(VERSION)?.u8(1)?.str(&pins.app)?;
-        encoder.u8(2)?.array(length(pins.rules.len()))?;
-        for rule in &pins.rules {
-            encoder.array(4)?.str(&rule.prefix)?.array(length(rule.key_arns.len()))?;
-            for arn in &rule.key_arns {
-                encoder.str(arn)?;
-            }
-            encoder.str(&rule.region)?.str(&rule.host)?;
+fn write(
+    encoder: &mut Encoder<&mut Vec<u8>>,
+    pins: &Pins,
+) -> Result<(), minicbor::encode::Error<Infallible>> {
+    encoder.map(FIELDS)?.u8(0)?.u8(VERSION)?.u8(1)?.str(&pins.app)?;
+    encoder.u8(2)?.array(length(pins.rules.len()))?;
+    for rule in &pins.rules {
+        encoder.array(4)?.str(&rule.prefix)?.array(length(rule.key_arns.len()))?;
+        for arn in &rule.key_arns {
+            encoder.str(arn)?;
         }
-        encoder.u8(3)?.array(length(pins.tls_roots.len()))?;
-        for root in &pins.tls_roots {
-            encoder.bytes(root)?;
-        }
-        encoder.u8(4)?.bytes(&pins.attestation_root)?;
-        encoder.u8(5)?.u8(match pins.verify_mode {
-            VerifyMode::BatchSample => 1,
-            VerifyMode::Full => 2,
-        })?;
-        encoder.u8(6)?.array(length(limits.len()))?;
-        for limit in limits {
-            encoder.u32(limit)?;
-        }
-        encoder.u8(7)?.u32(pins.parent_cid)?.u8(8)?.bool(pins.insecure)?;
-        Ok(())
-    };
-    // `Infallible` is the only source of an error here.
-    drop(steps());
+        encoder.str(&rule.region)?.str(&rule.host)?;
+    }
+    encoder.u8(3)?.array(length(pins.tls_roots.len()))?;
+    for root in &pins.tls_roots {
+        encoder.bytes(root)?;
+    }
+    encoder.u8(4)?.bytes(&pins.attestation_root)?;
+    encoder.u8(5)?.u8(match pins.verify_mode {
+        VerifyMode::BatchSample => 1,
+        VerifyMode::Full => 2,
+    })?;
+    let Ceilings { key_soft_s, key_hard_s, key_uses, dek_soft_s, dek_hard_s } = pins.ceilings;
+    encoder.u8(6)?.array(5)?;
+    for limit in [key_soft_s, key_hard_s, key_uses, dek_soft_s, dek_hard_s] {
+        encoder.u32(limit)?;
+    }
+    encoder.u8(7)?.u32(pins.parent_cid)?.u8(8)?.bool(pins.insecure)?;
     Ok(())
 }
 
