@@ -1,7 +1,4 @@
-//! What an enclave image is pinned to and how it is measured.
-//!
-//! Feature `authoring` adds what people and tools write: `pins.yaml` and `measurements.json`. The
-//! enclave is built without it.
+//! What an enclave image is measured by: pins, the PCR rule, measurements. Formats: `docs/formats.md`.
 
 pub mod measure;
 #[cfg(feature = "authoring")]
@@ -11,10 +8,4 @@ pub mod pins;
 #[cfg(feature = "authoring")]
 pub mod pins_yaml;
 
-pub use measure::{Pcr, ProcessPcrs};
-#[cfg(feature = "authoring")]
-pub use measurements::{Measurements, MeasurementsError};
-pub use names::NameError;
-pub use pins::{Ceilings, KeyspaceRule, Pins, PinsError, VerifyMode};
-#[cfg(feature = "authoring")]
-pub use pins_yaml::{PinsFile, PinsFileError};
+pub use pins::Pins;

@@ -1,16 +1,15 @@
-//! How images are measured: the rule of `nitro-cli`, which is one TPM-like extension of a zeroed
-//! register by everything at once. See `docs/formats.md`, "Measurements".
+//! The PCR rule of Nitro images, from AWS's `nitro-cli`: a register starts as 48 zero bytes and is
+//! extended once with the digest of what it measures.
 
-use aws_lc_rs::digest::{Context, SHA384};
+use aws_lc_rs::digest::{Context, SHA384, digest};
 
-/// A platform configuration register, SHA-384.
+/// A platform configuration register: SHA-384.
 pub type Pcr = [u8; 48];
 
-/// The parent's role in process mode, where there is no parent. Fixed, so that a key policy with a
-/// condition on PCR3 means something in development too.
-pub const TEST_ROLE_ARN: &str = "arn:aws:iam::000000000000:role/sigil-test-DO-NOT-USE";
+/// Role of the parent instance that process mode and the test KMS agree on; PCR3 of the software NSM.
+pub const TEST_ROLE_ARN: &str = "arn:aws:iam::111122223333:role/sigil-test-parent";
 
-/// The registers of an enclave that runs as a process (development).
+/// Measurements of an enclave that is a process: the EIF rule over executable and pins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessPcrs {
     /// Executable and pins.
@@ -23,51 +22,60 @@ pub struct ProcessPcrs {
     pub pcr3: Pcr,
 }
 
-/// `SHA-384(48 zero bytes | SHA-384(the parts, one after another))`.
+/// `SHA-384(48 zero bytes | SHA-384(parts, concatenated))`.
 pub fn extend(parts: &[&[u8]]) -> Pcr {
-    let mut context = Context::new(&SHA384);
+    let mut content = Context::new(&SHA384);
     for part in parts {
-        context.update(part);
+        content.update(part);
     }
-    finish(context)
+    let mut register = Context::new(&SHA384);
+    register.update(&[0; 48]);
+    register.update(content.finish().as_ref());
+    to_pcr(register.finish().as_ref())
 }
 
-/// PCR3: the role of the parent instance.
-pub fn role(arn: &str) -> Pcr {
-    extend(&[arn.as_bytes()])
-}
-
-/// Measures a process by the bytes of its executable and of its `pins.cbor`.
+/// Measures an enclave process.
 pub fn process(executable: &[u8], pins: &[u8]) -> ProcessPcrs {
-    // One pass over the executable, which may be large.
-    let mut code = Context::new(&SHA384);
-    code.update(executable);
-    let mut all = code.clone();
-    all.update(pins);
     ProcessPcrs {
-        pcr0: finish(all),
-        pcr1: finish(code),
+        pcr0: extend(&[executable, pins]),
+        pcr1: extend(&[executable]),
         pcr2: extend(&[pins]),
-        pcr3: role(TEST_ROLE_ARN),
+        pcr3: extend(&[TEST_ROLE_ARN.as_bytes()]),
     }
 }
 
-/// SHA-384.
+/// SHA-384, for naming pins files in reports.
 pub fn sha384(bytes: &[u8]) -> Pcr {
-    let mut context = Context::new(&SHA384);
-    context.update(bytes);
-    register(context)
+    to_pcr(digest(&SHA384, bytes).as_ref())
 }
 
-fn finish(content: Context) -> Pcr {
-    let mut outer = Context::new(&SHA384);
-    outer.update(&[0; 48]);
-    outer.update(&register(content));
-    register(outer)
+fn to_pcr(digest: &[u8]) -> Pcr {
+    let mut pcr = [0; 48];
+    pcr.copy_from_slice(digest);
+    pcr
 }
 
-fn register(context: Context) -> Pcr {
-    let mut out = [0; 48];
-    out.copy_from_slice(context.finish().as_ref());
-    out
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Computed with `(head -c48 /dev/zero; printf abc | openssl dgst -sha384 -binary) | openssl
+    /// dgst -sha384`.
+    const EXTENDED_ABC: &str = "93732e3733514a841c982cfa75ea76ab55fe011acb9cd980ef4523913c65be1b0998e04d77f8c174f81a82151619ca40";
+
+    #[test]
+    fn the_rule_matches_openssl() {
+        let hex: String = extend(&[b"a", b"bc"]).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, EXTENDED_ABC);
+    }
+
+    #[test]
+    fn pcr0_covers_both_parts_and_the_others_one() {
+        let base = process(b"code", b"pins");
+        let code = process(b"Code", b"pins");
+        let pins = process(b"code", b"Pins");
+        assert!(base.pcr0 != code.pcr0 && base.pcr1 != code.pcr1 && base.pcr2 == code.pcr2);
+        assert!(base.pcr0 != pins.pcr0 && base.pcr1 == pins.pcr1 && base.pcr2 != pins.pcr2);
+        assert_eq!(base.pcr0, extend(&[b"codepins"]));
+    }
 }

@@ -1,205 +1,177 @@
-//! `measurements.json`: what an image measures to, for verifiers, the operator and key policies.
-//! Format: `docs/formats.md`, "Measurements".
+//! `measurements.json`: what an image measures, for key policies, allow-lists and the operator.
 
 use serde::{Deserialize, Serialize};
 
-use crate::measure::{Pcr, process, sha384};
-use crate::pins::{KeyspaceRule, Pins, PinsError};
+use crate::measure::{self, Pcr, ProcessPcrs};
+use crate::pins::Pins;
 
-const FORMAT_VERSION: u32 = 1;
-/// Bytes of the file: the pins' KMS rules and some hundred bytes.
-pub const MEASUREMENTS_BYTES_MAX: usize = 256 * 1024;
+/// Version of the file's format.
+pub const FORMAT_VERSION: u32 = 1;
 
-/// The content, fields in the order of the file.
+/// Contents of `measurements.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Measurements {
-    /// 1.
+    /// [`FORMAT_VERSION`].
     pub format_version: u32,
     /// What was measured.
-    pub kind: Kind,
-    /// For which processor.
-    pub arch: Arch,
-    /// Name of the deployment.
+    pub kind: ImageKind,
+    /// `x86_64` or `aarch64`.
+    pub arch: String,
+    /// Pinned name of the deployment.
     pub app: String,
     /// Everything.
-    #[serde(with = "hex48")]
+    #[serde(with = "hex_pcr")]
     pub pcr0: Pcr,
-    /// The code.
-    #[serde(with = "hex48")]
+    /// Code.
+    #[serde(with = "hex_pcr")]
     pub pcr1: Pcr,
-    /// The pins.
-    #[serde(with = "hex48")]
+    /// Pins.
+    #[serde(with = "hex_pcr")]
     pub pcr2: Pcr,
-    /// The fixed test role; in process mode only.
-    #[serde(with = "hex48_option", default, skip_serializing_if = "Option::is_none")]
+    /// The fixed test role; process mode only, on Nitro the parent's role decides.
+    #[serde(with = "hex_pcr_option", default, skip_serializing_if = "Option::is_none")]
     pub pcr3: Option<Pcr>,
     /// SHA-384 of `pins.cbor`.
-    #[serde(with = "hex48")]
+    #[serde(with = "hex_pcr")]
     pub pins_sha384: Pcr,
-    /// Development.
+    /// A development image: never for production.
     pub insecure: bool,
-    /// The pinned KMS keys, by prefix.
-    pub kms: Vec<KmsRule>,
+    /// Pinned KMS keys.
+    pub kms: Vec<PinnedKms>,
 }
 
-/// What was measured.
+/// Kind of a measured image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum ImageKind {
     /// An enclave image file.
     Eif,
-    /// An executable with its pins (development).
+    /// A process of the development enclave.
     Process,
 }
 
-/// Processor architectures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Arch {
-    /// Intel and AMD.
-    #[serde(rename = "x86_64")]
-    X86_64,
-    /// Graviton.
-    #[serde(rename = "aarch64")]
-    Aarch64,
-}
-
-/// A keyspace rule of the pins.
+/// The KMS keys of keyspaces with a prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct KmsRule {
-    /// Beginning of keyspace names.
+pub struct PinnedKms {
+    /// Beginning of the keyspaces' names.
     pub prefix: String,
-    /// KMS key ARNs, the one in use first.
+    /// ARNs of the keys.
     pub key_arns: Vec<String>,
     /// Region of the keys.
     pub region: String,
-    /// Host of the KMS endpoint.
+    /// Host that TLS checks.
     pub host: String,
 }
 
-/// Why a file is refused.
-#[derive(Debug, thiserror::Error)]
-pub enum MeasurementsError {
-    /// Longer than [`MEASUREMENTS_BYTES_MAX`].
-    #[error("measurements: longer than {MEASUREMENTS_BYTES_MAX} bytes")]
-    TooLarge,
-    /// Not JSON, or not of the right shape; the text names field and line.
-    #[error("measurements: {0}")]
-    Json(#[from] serde_json::Error),
-    /// Another version.
-    #[error("measurements: formatVersion {0}, this program reads 1")]
-    Version(u32),
-    /// `pcr3` belongs to kind `process` and to no other.
-    #[error("measurements: pcr3 is there for kind process, and only there")]
-    Pcr3,
-    /// The pins are not right.
-    #[error(transparent)]
-    Pins(#[from] PinsError),
-}
-
 impl Measurements {
-    /// Measures a process (development) by its executable and its `pins.cbor`.
+    /// Measures a development enclave: its executable and the bytes of its pins.
     ///
     /// # Errors
-    /// The pins are not right.
-    pub fn of_process(executable: &[u8], pins: &[u8]) -> Result<Self, MeasurementsError> {
-        let content = Pins::decode(pins)?;
-        let pcrs = process(executable, pins);
+    /// The pins cannot be used.
+    pub fn of_process(executable: &[u8], pins: &[u8]) -> Result<Self, crate::pins::PinsError> {
+        let decoded = Pins::decode(pins)?;
+        let ProcessPcrs { pcr0, pcr1, pcr2, pcr3 } = measure::process(executable, pins);
         Ok(Self {
             format_version: FORMAT_VERSION,
-            kind: Kind::Process,
-            arch: Arch::of_this_machine(),
-            app: content.app,
-            pcr0: pcrs.pcr0,
-            pcr1: pcrs.pcr1,
-            pcr2: pcrs.pcr2,
-            pcr3: Some(pcrs.pcr3),
-            pins_sha384: sha384(pins),
-            insecure: content.insecure,
-            kms: content.keyspaces.into_iter().map(KmsRule::from).collect(),
+            kind: ImageKind::Process,
+            arch: std::env::consts::ARCH.to_owned(),
+            app: decoded.app,
+            pcr0,
+            pcr1,
+            pcr2,
+            pcr3: Some(pcr3),
+            pins_sha384: measure::sha384(pins),
+            insecure: decoded.insecure,
+            kms: decoded.rules.into_iter().map(PinnedKms::from).collect(),
         })
     }
 
-    /// Reads a file.
+    /// Reads the file.
     ///
     /// # Errors
-    /// See [`MeasurementsError`].
-    pub fn parse(json: &str) -> Result<Self, MeasurementsError> {
-        if json.len() > MEASUREMENTS_BYTES_MAX {
-            return Err(MeasurementsError::TooLarge);
+    /// Not this format; the message names the field.
+    pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
+        let read: Self = serde_json::from_str(text)?;
+        if read.format_version != FORMAT_VERSION {
+            let problem =
+                format!("formatVersion {}: expected {FORMAT_VERSION}", read.format_version);
+            return Err(serde::de::Error::custom(problem));
         }
-        let measurements: Self = serde_json::from_str(json)?;
-        if measurements.format_version != FORMAT_VERSION {
-            return Err(MeasurementsError::Version(measurements.format_version));
-        }
-        if measurements.pcr3.is_some() != (measurements.kind == Kind::Process) {
-            return Err(MeasurementsError::Pcr3);
-        }
-        Ok(measurements)
+        Ok(read)
     }
 
-    /// The file: two spaces of indent and a newline at the end.
+    /// Writes the file: stable order, two spaces, a newline at the end.
     ///
     /// # Errors
-    /// None that is known; serialization reports them.
-    pub fn to_json(&self) -> Result<String, MeasurementsError> {
-        let mut json = serde_json::to_string_pretty(self)?;
-        json.push('\n');
-        Ok(json)
+    /// Never in practice: every field has a JSON form.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 }
 
-impl Arch {
-    /// The architecture this program was built for.
-    pub fn of_this_machine() -> Self {
-        if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 }
-    }
-}
-
-impl From<KeyspaceRule> for KmsRule {
-    fn from(rule: KeyspaceRule) -> Self {
-        let KeyspaceRule { prefix, key_arns, region, host } = rule;
+impl From<crate::pins::KeyspaceRule> for PinnedKms {
+    fn from(rule: crate::pins::KeyspaceRule) -> Self {
+        let crate::pins::KeyspaceRule { prefix, key_arns, region, host } = rule;
         Self { prefix, key_arns, region, host }
     }
 }
 
-/// 96 lower-case hex digits; other spellings are refused, so that texts can be compared.
-mod hex48 {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+/// A register as 96 hex digits, in lower case when written.
+fn to_hex(pcr: &Pcr) -> String {
+    use std::fmt::Write;
+    pcr.iter().fold(String::with_capacity(96), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
 
-    use super::Pcr;
+fn from_hex(text: &str) -> Option<Pcr> {
+    let mut pcr = [0; 48];
+    if text.len() != 96 || !text.is_ascii() {
+        return None;
+    }
+    for (byte, digits) in pcr.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        let digit = |at: usize| char::from(digits[at]).to_digit(16);
+        *byte = u8::try_from(digit(0)? << 4 | digit(1)?).ok()?;
+    }
+    Some(pcr)
+}
+
+mod hex_pcr {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use super::{Pcr, from_hex, to_hex};
 
     pub(super) fn serialize<S: Serializer>(pcr: &Pcr, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&const_hex::encode(pcr))
+        serializer.serialize_str(&to_hex(pcr))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Pcr, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        let pcr = const_hex::decode_to_array::<_, 48>(text.as_bytes()).ok();
-        let pcr = pcr.filter(|pcr| const_hex::encode(pcr) == *text);
-        pcr.ok_or_else(|| D::Error::custom("a PCR is 96 lower-case hex digits without 0x"))
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Pcr, D::Error> {
+        let text = String::deserialize(from)?;
+        from_hex(&text).ok_or_else(|| de::Error::custom("expected 96 hex digits of a register"))
     }
 }
 
-mod hex48_option {
+mod hex_pcr_option {
     use serde::{Deserializer, Serializer};
 
-    use super::{Pcr, hex48};
+    use super::{Pcr, hex_pcr, to_hex};
 
+    #[allow(clippy::ref_option, reason = "serde's signature")]
     pub(super) fn serialize<S: Serializer>(
         pcr: &Option<Pcr>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         match pcr {
-            Some(pcr) => hex48::serialize(pcr, serializer),
+            Some(pcr) => serializer.serialize_str(&to_hex(pcr)),
             None => serializer.serialize_none(),
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Pcr>, D::Error> {
-        hex48::deserialize(deserializer).map(Some)
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Pcr>, D::Error> {
+        hex_pcr::deserialize(from).map(Some)
     }
 }

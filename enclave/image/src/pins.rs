@@ -1,161 +1,211 @@
-//! `pins.cbor`: what an image is pinned to. Measured with it, so that no flag loosens a pin.
-//! Format: `docs/formats.md`, "Pins".
+//! Pins: what an image may never be talked out of. They are measured with it, so whoever changes
+//! one makes another image. Format: `docs/formats.md`, "Pins".
 
-mod cbor;
-mod check;
+mod codec;
 
-/// Bytes of `pins.cbor`.
+pub use codec::PinsError;
+
+/// Bytes of `pins.cbor`: a handful of certificates and ARNs.
 pub const PINS_BYTES_MAX: usize = 65_536;
 /// Keyspace rules of one image.
-pub const KEYSPACE_RULES_MAX: usize = 64;
-/// KMS keys of one rule: the one in use and its predecessors.
-pub const KEY_ARNS_MAX: usize = 8;
-/// Bytes of a KMS key ARN, from the KMS API model.
-pub const KEY_ARN_BYTES_MAX: usize = 2_048;
-/// Bytes of a region name; the longest is 14.
-pub const REGION_BYTES_MAX: usize = 32;
-/// Bytes of a host name, from DNS.
+pub const RULES_MAX: usize = 64;
+/// KMS keys of one rule: a primary and its replicas.
+pub const KEY_ARNS_MAX: usize = 16;
+/// TLS roots of one image: Amazon's five, twice.
+pub const TLS_ROOTS_MAX: usize = 10;
+/// Bytes of an ARN, from the KMS API model.
+pub const ARN_BYTES_MAX: usize = 2_048;
+/// Bytes of a DNS name.
 pub const HOST_BYTES_MAX: usize = 253;
-/// TLS roots: Amazon has five; a private KMS endpoint adds one or two.
-pub const TLS_ROOTS_MAX: usize = 16;
-/// Bytes of a certificate in the pins; RSA-4096 roots have about 1,400.
+/// Bytes of a region's name.
+pub const REGION_BYTES_MAX: usize = 32;
+/// Bytes of a certificate.
 pub const CERTIFICATE_BYTES_MAX: usize = 4_096;
-/// The longest any ceiling in seconds may be: 30 days.
-pub const CEILING_S_MAX: u32 = 30 * 24 * 3_600;
+/// Longest time limit, one week: attestation, not time, is what protects a key.
+pub const LIMIT_S_MAX: u32 = 7 * 24 * 3_600;
 
-/// What an image is pinned to.
+/// Everything that is pinned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pins {
-    /// Name of the deployment.
+    /// Name of the deployment; part of every blob and of the KMS encryption context.
     pub app: String,
-    /// Which KMS keys protect which keyspaces, at least one, each prefix once.
-    pub keyspaces: Vec<KeyspaceRule>,
-    /// Roots that TLS to KMS trusts, DER.
+    /// Which KMS keys protect which keyspaces.
+    pub rules: Vec<KeyspaceRule>,
+    /// Roots for TLS to KMS, DER.
     pub tls_roots: Vec<Vec<u8>>,
     /// Root of attestation documents, DER.
     pub attestation_root: Vec<u8>,
-    /// How signatures are checked before they leave.
+    /// How signatures are checked.
     pub verify_mode: VerifyMode,
-    /// What settings at run time may not exceed.
+    /// Limits that settings may lower and never raise.
     pub ceilings: Ceilings,
-    /// vsock CID of the parent: 3 on Nitro, 2 in QEMU.
+    /// Where the boot heartbeat goes: 3 on Nitro, 2 in QEMU.
     pub parent_cid: u32,
-    /// Development: the production binary refuses true, the development binary false.
+    /// A development image. The production binary refuses it, the development one requires it.
     pub insecure: bool,
 }
 
 /// The KMS keys of the keyspaces that begin with a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyspaceRule {
-    /// Beginning of keyspace names; the empty one matches all.
+    /// Beginning of the keyspace's name; empty matches all. The longest match wins.
     pub prefix: String,
-    /// KMS key ARNs; the first makes new DEKs, all may open old ones.
+    /// ARNs of the KMS keys, the first of which generates.
     pub key_arns: Vec<String>,
-    /// Region of the keys.
+    /// Region that requests are signed for.
     pub region: String,
-    /// Host that TLS must prove to be.
+    /// Host that TLS checks and requests name.
     pub host: String,
 }
 
-/// How a signature is checked before it leaves, beside its recomputation.
+/// Which signatures are verified in full before they leave, beside the recomputation of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VerifyMode {
-    /// One full verification of a random item in each batch.
+    /// One random item of each batch.
     BatchSample,
-    /// Full verification of every signature.
+    /// Each one.
     Full,
 }
 
-/// Upper limits for settings at run time.
+/// Longest lives of plaintext in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ceilings {
-    /// Age at which a plain key is refreshed, seconds.
+    /// Soft limit of a key, seconds.
     pub key_soft_s: u32,
-    /// Age at which a plain key is erased, seconds.
+    /// Hard limit of a key, seconds.
     pub key_hard_s: u32,
-    /// Signatures after which a plain key is erased.
-    pub key_uses: u64,
-    /// Age at which a DEK is unlocked again, seconds.
+    /// Signatures of a key between two openings.
+    pub key_uses: u32,
+    /// Soft limit of a DEK, seconds.
     pub dek_soft_s: u32,
-    /// Age at which a DEK and all keys under it are erased, seconds.
+    /// Hard limit of a DEK, seconds.
     pub dek_hard_s: u32,
 }
 
-/// Why pins are refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PinsError {
-    /// Longer than [`PINS_BYTES_MAX`].
-    #[error("pins: longer than {PINS_BYTES_MAX} bytes")]
-    TooLarge,
-    /// Not CBOR, or not of the right shape.
-    #[error("pins: `{0}` is malformed")]
-    Malformed(&'static str),
-    /// Another version.
-    #[error("pins: version {0}, this image reads version 1")]
-    Version(u64),
-    /// Right content in another encoding.
-    #[error("pins: not in deterministic encoding")]
-    NotDeterministic,
-    /// A value that may not be.
-    #[error("pins: {field}: {problem}")]
-    Field {
-        /// Which one, as in `pins.yaml`.
-        field: String,
-        /// What it must be.
-        problem: String,
-    },
-}
-
 impl Default for Ceilings {
+    /// The baseline: keys 15 and 16 minutes and a million uses, DEKs 55 and 60 minutes.
     fn default() -> Self {
         Self {
-            key_soft_s: 15 * 60,
-            key_hard_s: 16 * 60,
+            key_soft_s: 900,
+            key_hard_s: 960,
             key_uses: 1_000_000,
-            dek_soft_s: 55 * 60,
-            dek_hard_s: 60 * 60,
+            dek_soft_s: 3_300,
+            dek_hard_s: 3_600,
         }
     }
 }
 
 impl Pins {
-    /// Reads `pins.cbor`.
-    ///
-    /// # Errors
-    /// See [`PinsError`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, PinsError> {
-        if bytes.len() > PINS_BYTES_MAX {
-            return Err(PinsError::TooLarge);
-        }
-        let pins = cbor::decode(bytes)?;
-        // One content has one encoding: this refuses long forms of lengths, another order of keys
-        // or rules, and trailing bytes, all at once.
-        if pins.encode()? == bytes { Ok(pins) } else { Err(PinsError::NotDeterministic) }
+    /// The rule with the longest prefix of this keyspace, if any.
+    pub fn rule_for(&self, keyspace: &str) -> Option<&KeyspaceRule> {
+        self.rules
+            .iter()
+            .filter(|rule| keyspace.starts_with(&rule.prefix))
+            .max_by_key(|rule| rule.prefix.len())
     }
 
-    /// Writes `pins.cbor`, rules in the order of their prefixes.
+    /// Reads `pins.cbor`. Only the deterministic encoding of valid pins is accepted.
     ///
     /// # Errors
-    /// A value that may not be.
+    /// Any other bytes; the error names the field.
+    pub fn decode(bytes: &[u8]) -> Result<Self, PinsError> {
+        codec::decode(bytes)
+    }
+
+    /// Writes `pins.cbor`.
+    ///
+    /// # Errors
+    /// A field breaks its rule.
     pub fn encode(&self) -> Result<Vec<u8>, PinsError> {
         self.check()?;
-        let bytes = cbor::encode(self);
-        if bytes.len() > PINS_BYTES_MAX { Err(PinsError::TooLarge) } else { Ok(bytes) }
+        Ok(codec::encode(self))
     }
 
-    /// Checks every value.
+    /// Checks every rule that the encoding itself does not express.
     ///
     /// # Errors
-    /// The first value that may not be.
+    /// The first field that breaks its rule.
     pub fn check(&self) -> Result<(), PinsError> {
-        check::pins(self)
+        let named = |field: &'static str| {
+            move |error: crate::names::NameError| PinsError::new(field, error.to_string())
+        };
+        crate::names::check_app(&self.app).map_err(named("app"))?;
+        count("keyspaces", self.rules.len(), RULES_MAX)?;
+        for rule in &self.rules {
+            crate::names::check_keyspace_prefix(&rule.prefix).map_err(named("keyspaces.prefix"))?;
+            if self.rules.iter().filter(|other| other.prefix == rule.prefix).count() != 1 {
+                return Err(PinsError::new("keyspaces.prefix", "two rules have the same prefix"));
+            }
+            rule.check()?;
+        }
+        count("tlsRoots", self.tls_roots.len(), TLS_ROOTS_MAX)?;
+        for root in &self.tls_roots {
+            count("tlsRoots", root.len(), CERTIFICATE_BYTES_MAX)?;
+        }
+        count("attestationRoot", self.attestation_root.len(), CERTIFICATE_BYTES_MAX)?;
+        self.ceilings.check()
     }
+}
 
-    /// The rule of a keyspace: the one with the longest prefix.
-    pub fn rule_for(&self, keyspace: &str) -> Option<&KeyspaceRule> {
-        let matching = self.keyspaces.iter().filter(|rule| keyspace.starts_with(&rule.prefix));
-        matching.max_by_key(|rule| rule.prefix.len())
+impl KeyspaceRule {
+    fn check(&self) -> Result<(), PinsError> {
+        count("keyspaces.kmsKeyArns", self.key_arns.len(), KEY_ARNS_MAX)?;
+        for arn in &self.key_arns {
+            // arn:PARTITION:kms:REGION:ACCOUNT:key/ID; aliases would move the pin.
+            let parts: Vec<_> = arn.splitn(6, ':').collect();
+            let good = matches!(
+                parts.as_slice(),
+                ["arn", partition, "kms", region, account, resource]
+                    if !partition.is_empty()
+                        && *region == self.region
+                        && account.len() == 12
+                        && account.bytes().all(|byte| byte.is_ascii_digit())
+                        && resource.strip_prefix("key/").is_some_and(|id| !id.is_empty())
+            );
+            if !good || arn.len() > ARN_BYTES_MAX || !printable(arn) {
+                let want = "expected arn:aws:kms:REGION:ACCOUNT:key/ID in the rule's region";
+                return Err(PinsError::new("keyspaces.kmsKeyArns", want));
+            }
+        }
+        count("keyspaces.region", self.region.len(), REGION_BYTES_MAX)?;
+        count("keyspaces.host", self.host.len(), HOST_BYTES_MAX)?;
+        let host =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+        if !self.host.bytes().all(host) || !printable(&self.region) {
+            return Err(PinsError::new("keyspaces.host", "expected a DNS name in lower case"));
+        }
+        Ok(())
     }
+}
+
+impl Ceilings {
+    fn check(&self) -> Result<(), PinsError> {
+        let pairs = [
+            ("ceilings.keySoftSeconds", self.key_soft_s, self.key_hard_s),
+            ("ceilings.dekSoftSeconds", self.dek_soft_s, self.dek_hard_s),
+        ];
+        for (field, soft, hard) in pairs {
+            if soft == 0 || soft >= hard || hard > LIMIT_S_MAX {
+                let want = "expected 0 < soft < hard <= 604800 seconds";
+                return Err(PinsError::new(field, want));
+            }
+        }
+        if self.key_uses == 0 {
+            return Err(PinsError::new("ceilings.keyUses", "expected at least 1"));
+        }
+        Ok(())
+    }
+}
+
+fn count(field: &'static str, actual: usize, max: usize) -> Result<(), PinsError> {
+    if (1..=max).contains(&actual) {
+        return Ok(());
+    }
+    Err(PinsError::new(field, format!("{actual} given, expected 1 to {max}")))
+}
+
+fn printable(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 #[cfg(test)]

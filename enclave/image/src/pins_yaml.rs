@@ -1,241 +1,117 @@
-//! `pins.yaml`: the pins as a person writes them, roots as paths of PEM files.
-//!
-//! ```yaml
-//! app: payments
-//! keyspaces:
-//!   - prefix: ""
-//!     keyArns: ["arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"]
-//!     region: us-east-1
-//!     host: kms.us-east-1.amazonaws.com
-//! tlsRoots: [amazon-roots.pem]
-//! attestationRoot: aws-nitro-enclaves-root-g1.pem
-//! ```
+//! `pins.yaml`: pins as a person writes them. Certificates are files (PEM or DER); what is left out
+//! takes the baseline.
 
 use std::path::{Path, PathBuf};
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::pins::{Ceilings, KeyspaceRule, Pins, PinsError, VerifyMode};
 
-/// Bytes of `pins.yaml`: it holds paths, not certificates.
-pub const PINS_YAML_BYTES_MAX: u64 = 256 * 1024;
-
-/// The file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct PinsFile {
-    /// Name of the deployment.
-    pub app: String,
-    /// Which KMS keys protect which keyspaces.
-    pub keyspaces: Vec<KeyspaceRuleFile>,
-    /// PEM files with the roots that TLS to KMS trusts; each may hold several.
-    pub tls_roots: Vec<PathBuf>,
-    /// PEM file with the one root of attestation documents.
-    pub attestation_root: PathBuf,
-    /// How signatures are checked before they leave.
+struct PinsFile {
+    app: String,
+    keyspaces: Vec<RuleFile>,
+    tls_roots: Vec<PathBuf>,
+    attestation_root: PathBuf,
     #[serde(default)]
-    pub verify_mode: VerifyModeFile,
-    /// What settings at run time may not exceed.
+    verify_mode: VerifyModeFile,
     #[serde(default)]
-    pub ceilings: CeilingsFile,
-    /// vsock CID of the parent.
-    #[serde(default = "nitro_parent_cid")]
-    pub parent_cid: u32,
-    /// Development.
-    #[serde(default)]
-    pub insecure: bool,
+    ceilings: CeilingsFile,
+    parent_cid: u32,
+    insecure: bool,
 }
 
-/// See [`KeyspaceRule`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct KeyspaceRuleFile {
-    /// Beginning of keyspace names; the empty one matches all.
-    pub prefix: String,
-    /// KMS key ARNs, the one that makes new DEKs first.
-    pub key_arns: Vec<String>,
-    /// Region of the keys.
-    pub region: String,
-    /// Host of the KMS endpoint.
-    pub host: String,
+struct RuleFile {
+    prefix: String,
+    kms_key_arns: Vec<String>,
+    region: String,
+    host: String,
 }
 
-/// See [`VerifyMode`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase")]
-pub enum VerifyModeFile {
-    /// `batchSample`, the default.
+enum VerifyModeFile {
     #[default]
     BatchSample,
-    /// `full`.
     Full,
 }
 
-/// See [`Ceilings`]; what is not written has its default.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct CeilingsFile {
-    /// Default 900.
-    pub key_soft_seconds: u32,
-    /// Default 960.
-    pub key_hard_seconds: u32,
-    /// Default 1,000,000.
-    pub key_uses: u64,
-    /// Default 3,300.
-    pub dek_soft_seconds: u32,
-    /// Default 3,600.
-    pub dek_hard_seconds: u32,
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct CeilingsFile {
+    key_soft_seconds: Option<u32>,
+    key_hard_seconds: Option<u32>,
+    key_uses: Option<u32>,
+    dek_soft_seconds: Option<u32>,
+    dek_hard_seconds: Option<u32>,
 }
 
-/// Why the file is refused.
-#[derive(Debug, thiserror::Error)]
-pub enum PinsFileError {
-    /// A file cannot be read.
-    #[error("{path}: {source}")]
-    Read {
-        /// Which one.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Longer than [`PINS_YAML_BYTES_MAX`].
-    #[error("{0}: longer than {PINS_YAML_BYTES_MAX} bytes")]
-    TooLarge(PathBuf),
-    /// Not YAML of the right shape; the text names field and line.
-    #[error("pins.yaml: {0}")]
-    Yaml(#[from] serde_yaml_ng::Error),
-    /// A root's file holds something else.
-    #[error("pins.yaml: {field}: {path}: {problem}")]
-    Pem {
-        /// Which field names it.
-        field: &'static str,
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A value that may not be.
-    #[error(transparent)]
-    Pins(#[from] PinsError),
+/// Reads `pins.yaml`. Relative paths start at the file's folder.
+///
+/// # Errors
+/// The file or a certificate cannot be read, or a field is unknown or breaks its rule.
+pub fn read(path: &Path) -> Result<Pins, PinsError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| PinsError::new("pins.yaml", format!("{}: {error}", path.display())))?;
+    let file: PinsFile = serde_yaml_ng::from_str(&text)
+        .map_err(|error| PinsError::new("pins.yaml", format!("{}: {error}", path.display())))?;
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    let pins = Pins {
+        app: file.app,
+        rules: file.keyspaces.into_iter().map(KeyspaceRule::from).collect(),
+        tls_roots: file
+            .tls_roots
+            .iter()
+            .map(|path| certificate("tlsRoots", &folder.join(path)))
+            .collect::<Result<_, _>>()?,
+        attestation_root: certificate("attestationRoot", &folder.join(&file.attestation_root))?,
+        verify_mode: match file.verify_mode {
+            VerifyModeFile::BatchSample => VerifyMode::BatchSample,
+            VerifyModeFile::Full => VerifyMode::Full,
+        },
+        ceilings: file.ceilings.into(),
+        parent_cid: file.parent_cid,
+        insecure: file.insecure,
+    };
+    pins.check()?;
+    Ok(pins)
 }
 
-impl PinsFile {
-    /// Reads `pins.yaml` and the PEM files it names, relative to its own folder.
-    ///
-    /// # Errors
-    /// See [`PinsFileError`].
-    pub fn load(path: &Path) -> Result<Pins, PinsFileError> {
-        let read = |source| PinsFileError::Read { path: path.to_owned(), source };
-        if std::fs::metadata(path).map_err(read)?.len() > PINS_YAML_BYTES_MAX {
-            return Err(PinsFileError::TooLarge(path.to_owned()));
-        }
-        let text = std::fs::read_to_string(path).map_err(read)?;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        Self::parse(&text)?.into_pins(folder)
+/// One certificate, PEM or DER.
+fn certificate(field: &'static str, path: &Path) -> Result<Vec<u8>, PinsError> {
+    let error = |problem: String| PinsError::new(field, format!("{}: {problem}", path.display()));
+    let bytes = std::fs::read(path).map_err(|problem| error(problem.to_string()))?;
+    if !bytes.starts_with(b"-----BEGIN") {
+        return Ok(bytes);
     }
-
-    /// Reads the text alone.
-    ///
-    /// # Errors
-    /// [`PinsFileError::Yaml`].
-    pub fn parse(text: &str) -> Result<Self, PinsFileError> {
-        Ok(serde_yaml_ng::from_str(text)?)
-    }
-
-    /// The text.
-    ///
-    /// # Errors
-    /// [`PinsFileError::Yaml`].
-    pub fn to_yaml(&self) -> Result<String, PinsFileError> {
-        Ok(serde_yaml_ng::to_string(self)?)
-    }
-
-    /// Reads the PEM files, relative to `folder`, and checks every value.
-    ///
-    /// # Errors
-    /// See [`PinsFileError`].
-    pub fn into_pins(self, folder: &Path) -> Result<Pins, PinsFileError> {
-        let mut tls_roots = Vec::new();
-        for path in &self.tls_roots {
-            tls_roots.extend(certificates("tlsRoots", &folder.join(path))?);
-        }
-        let path = folder.join(&self.attestation_root);
-        let mut roots = certificates("attestationRoot", &path)?;
-        let (Some(attestation_root), true) = (roots.pop(), roots.is_empty()) else {
-            let problem = "must hold one certificate, not several".to_owned();
-            return Err(PinsFileError::Pem { field: "attestationRoot", path, problem });
-        };
-        let pins = Pins {
-            app: self.app,
-            keyspaces: self.keyspaces.into_iter().map(KeyspaceRule::from).collect(),
-            tls_roots,
-            attestation_root,
-            verify_mode: self.verify_mode.into(),
-            ceilings: self.ceilings.into(),
-            parent_cid: self.parent_cid,
-            insecure: self.insecure,
-        };
-        pins.check()?;
-        Ok(pins)
+    let mut certificates = CertificateDer::pem_slice_iter(&bytes);
+    match (certificates.next(), certificates.next()) {
+        (Some(Ok(one)), None) => Ok(one.to_vec()),
+        _ => Err(error("expected exactly one certificate".to_owned())),
     }
 }
 
-fn certificates(field: &'static str, path: &Path) -> Result<Vec<Vec<u8>>, PinsFileError> {
-    let read = |source| PinsFileError::Read { path: path.to_owned(), source };
-    let pem = std::fs::read(path).map_err(read)?;
-    let bad = |problem: String| PinsFileError::Pem { field, path: path.to_owned(), problem };
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let found = found.map_err(|error| bad(error.to_string()))?;
-    if found.is_empty() {
-        return Err(bad("holds no certificate in PEM".to_owned()));
-    }
-    Ok(found.into_iter().map(|certificate| certificate.to_vec()).collect())
-}
-
-fn nitro_parent_cid() -> u32 {
-    3
-}
-
-impl Default for CeilingsFile {
-    fn default() -> Self {
-        let Ceilings { key_soft_s, key_hard_s, key_uses, dek_soft_s, dek_hard_s } =
-            Ceilings::default();
-        Self {
-            key_soft_seconds: key_soft_s,
-            key_hard_seconds: key_hard_s,
-            key_uses,
-            dek_soft_seconds: dek_soft_s,
-            dek_hard_seconds: dek_hard_s,
-        }
+impl From<RuleFile> for KeyspaceRule {
+    fn from(file: RuleFile) -> Self {
+        let RuleFile { prefix, kms_key_arns, region, host } = file;
+        Self { prefix, key_arns: kms_key_arns, region, host }
     }
 }
 
 impl From<CeilingsFile> for Ceilings {
     fn from(file: CeilingsFile) -> Self {
+        let base = Self::default();
         Self {
-            key_soft_s: file.key_soft_seconds,
-            key_hard_s: file.key_hard_seconds,
-            key_uses: file.key_uses,
-            dek_soft_s: file.dek_soft_seconds,
-            dek_hard_s: file.dek_hard_seconds,
+            key_soft_s: file.key_soft_seconds.unwrap_or(base.key_soft_s),
+            key_hard_s: file.key_hard_seconds.unwrap_or(base.key_hard_s),
+            key_uses: file.key_uses.unwrap_or(base.key_uses),
+            dek_soft_s: file.dek_soft_seconds.unwrap_or(base.dek_soft_s),
+            dek_hard_s: file.dek_hard_seconds.unwrap_or(base.dek_hard_s),
         }
-    }
-}
-
-impl From<VerifyModeFile> for VerifyMode {
-    fn from(file: VerifyModeFile) -> Self {
-        match file {
-            VerifyModeFile::BatchSample => Self::BatchSample,
-            VerifyModeFile::Full => Self::Full,
-        }
-    }
-}
-
-impl From<KeyspaceRuleFile> for KeyspaceRule {
-    fn from(file: KeyspaceRuleFile) -> Self {
-        let KeyspaceRuleFile { prefix, key_arns, region, host } = file;
-        Self { prefix, key_arns, region, host }
     }
 }
