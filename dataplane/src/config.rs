@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 mod load;
 mod validate;
 
+pub(crate) use validate::keyspace_name_is_valid;
+
 pub use load::{ConfigErrors, load};
 
 /// All settings.
@@ -185,7 +187,9 @@ impl TryFrom<String> for ListenAddress {
                 Err(format!("`{text}`: the path of a unix socket must be absolute"))
             };
         }
-        text.parse().map(Self::Tcp).map_err(|_| format!("`{text}` is neither IP:PORT nor unix:/path"))
+        text.parse()
+            .map(Self::Tcp)
+            .map_err(|_| format!("`{text}` is neither IP:PORT nor unix:/path"))
     }
 }
 

@@ -3,8 +3,21 @@
 //!
 //! Start at [`app`]: create and sign, one screen each.
 
+mod admin;
+mod app;
+pub mod attest;
 pub mod config;
+pub mod ctl;
+mod error;
+pub mod failpoint;
+mod ingress;
+mod metrics;
+mod pool;
+mod router;
+pub mod serve;
 pub mod status;
+pub mod store;
+mod unlock;
 
 /// Messages and server of `proto/signer/v1/signer.proto`.
 #[allow(missing_docs, unreachable_pub, reason = "generated code")]

@@ -106,7 +106,10 @@ impl StatusWriter {
     /// A status in which every configured keyspace is present and locked.
     pub fn new(keyspaces: &[String]) -> Self {
         let status = MemberStatus {
-            keyspaces: keyspaces.iter().map(|name| (name.clone(), KeyspaceStatus::default())).collect(),
+            keyspaces: keyspaces
+                .iter()
+                .map(|name| (name.clone(), KeyspaceStatus::default()))
+                .collect(),
             ..MemberStatus::default()
         };
         Self { sender: std::sync::Arc::new(watch::Sender::new(status)) }
@@ -143,7 +146,11 @@ impl StatusWriter {
                 .into_iter()
                 .map(|(name, old)| (name, KeyspaceStatus { unlocked: false, ..old }))
                 .collect();
-            *status = MemberStatus { keyspaces, store_durable: status.store_durable, ..MemberStatus::default() };
+            *status = MemberStatus {
+                keyspaces,
+                store_durable: status.store_durable,
+                ..MemberStatus::default()
+            };
         });
     }
 }

@@ -35,8 +35,7 @@ impl Config {
     }
 
     fn validate_listeners(&self, errors: &mut Vec<String>) {
-        let listeners =
-            [("public", &self.listeners.public), ("admin", &self.listeners.admin)];
+        let listeners = [("public", &self.listeners.public), ("admin", &self.listeners.admin)];
         for (name, listener) in listeners {
             if let ListenAddress::Tcp(address) = listener
                 && !address.ip().is_loopback()

@@ -1,0 +1,115 @@
+//! The admin listener: probes, metrics, debug pages. Loopback only in this version.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::Semaphore;
+
+use crate::ingress::listener::Listener;
+use crate::metrics::Metrics;
+use crate::status::StatusWriter;
+use crate::unlock::Unlocker;
+
+/// A few scrapers, probes and people.
+const CONNECTIONS_MAX: usize = 64;
+const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+/// What Prometheus asks for by default.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the pages show.
+pub(crate) struct Admin {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) status: StatusWriter,
+    pub(crate) unlocker: Unlocker,
+}
+
+impl Admin {
+    /// Serves for ever.
+    pub(crate) async fn serve(self, listener: Listener) {
+        let this = Arc::new(self);
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let stream = match listener.accept().await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed on the admin listener");
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    continue;
+                }
+            };
+            let this = Arc::clone(&this);
+            tokio::spawn(async move {
+                let service = service_fn(move |request| {
+                    let response = this.answer(&request);
+                    async move { Ok::<_, Infallible>(response) }
+                });
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD_TIME_MAX)
+                    .serve_connection(TokioIo::new(stream), service);
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "admin connection ended");
+                }
+                drop(place);
+            });
+        }
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        match (request.method(), request.uri().path()) {
+            (&Method::GET, "/livez") => page(StatusCode::OK, TEXT, "ok\n".to_owned()),
+            (&Method::GET, "/readyz") => self.readyz(),
+            (&Method::GET, "/metrics") => page(StatusCode::OK, OPENMETRICS, self.metrics.encode()),
+            (&Method::GET, "/debug/unlock") => {
+                page(StatusCode::OK, JSON, self.unlocker.debug().to_string())
+            }
+            (&Method::POST, "/debug/unlock/retry") => {
+                self.unlocker.retry_now();
+                page(StatusCode::OK, JSON, self.unlocker.debug().to_string())
+            }
+            (&Method::GET, "/debug/status") => match serde_json::to_string(&self.status.snapshot())
+            {
+                Ok(text) => page(StatusCode::OK, JSON, text),
+                Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
+            },
+            (_, "/debug/unlock/retry") => {
+                page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "POST\n".into())
+            }
+            _ => page(
+                StatusCode::NOT_FOUND,
+                TEXT,
+                "livez readyz metrics debug/unlock debug/status\n".to_owned(),
+            ),
+        }
+    }
+
+    /// "Answers honestly", never "unlocked" or "has an enclave": an outage of KMS or an enclave must
+    /// not take the member out of its Service, where callers would get no hint at all. A store that
+    /// cannot write is different: every create would fail.
+    fn readyz(&self) -> Response<Full<Bytes>> {
+        if self.status.snapshot().store_durable {
+            page(StatusCode::OK, TEXT, "ok\n".to_owned())
+        } else {
+            page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "the store cannot write\n".to_owned())
+        }
+    }
+}
+
+fn page(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}

@@ -1,0 +1,93 @@
+//! What is known of keys, and proofs about them.
+
+use bytes::Bytes;
+use sigil_enclave_protocol::KeyId;
+use sigil_enclave_protocol::v1::{ErrorCode, ProveRequest};
+
+use super::model::key_not_found;
+use super::{App, Birth, KeyInfo, KeyPage};
+use crate::error::{Code, Error};
+use crate::router::call_error;
+use crate::store::{KeyRecord, sha256};
+use crate::unlock::Target;
+
+/// Keys of one page: 100 answers fit a few TCP segments.
+const KEYS_PAGE_ROWS: usize = 100;
+
+impl App {
+    /// One key.
+    pub(crate) async fn key(&self, key_id: KeyId) -> Result<KeyInfo, Error> {
+        let record = self.records.key(key_id.0).await?.ok_or_else(|| key_not_found(key_id))?;
+        info(&record)
+    }
+
+    /// Keys of a keyspace in order of their ids.
+    pub(crate) async fn keys(
+        &self,
+        keyspace: &str,
+        after: Option<KeyId>,
+    ) -> Result<KeyPage, Error> {
+        let (records, next) =
+            self.records.keys(keyspace, after.map(|id| id.0), KEYS_PAGE_ROWS).await?;
+        let keys = records.iter().map(info).collect::<Result<_, _>>()?;
+        Ok(KeyPage { keys, next: next.map(KeyId) })
+    }
+
+    /// The stored birth statement, or with a nonce a fresh possession statement.
+    pub(crate) async fn attestation(&self, key_id: KeyId, nonce: Bytes) -> Result<Birth, Error> {
+        let record = self.records.key(key_id.0).await?.ok_or_else(|| key_not_found(key_id))?;
+        if !nonce.is_empty() {
+            return self.possession(&record, nonce).await;
+        }
+        let document = self.records.document(record.document_hash).await?.ok_or_else(|| {
+            Error::new(Code::InvalidKey, "the document of the key's birth is not in the store")
+        })?;
+        Ok(Birth {
+            statement: record.statement,
+            signature: record.signature,
+            document_hash: record.document_hash,
+            document,
+        })
+    }
+
+    /// The enclave proves cached keys only: one that it does not hold is activated first, once.
+    async fn possession(&self, record: &KeyRecord, nonce: Bytes) -> Result<Birth, Error> {
+        let request = ProveRequest {
+            keyspace: record.keyspace.clone(),
+            key_id: Bytes::copy_from_slice(&record.key_id),
+            nonce,
+        };
+        let mut client = self.router.client()?;
+        let mut reply =
+            client.prove(request.clone()).await.map_err(|status| call_error(&status))?.into_inner();
+        if reply.error == i32::from(ErrorCode::BlobRequired) {
+            self.activate(record).await?;
+            reply = client.prove(request).await.map_err(|status| call_error(&status))?.into_inner();
+        }
+        match ErrorCode::try_from(reply.error) {
+            Ok(ErrorCode::Ok) => {}
+            Ok(ErrorCode::UnlockRequired) => {
+                let target = Target::Dek(record.dek_id);
+                let key_id = Some(KeyId(record.key_id));
+                return Err(self.unlock_required(&record.keyspace, target, key_id));
+            }
+            _ => return Err(Error::from_enclave(reply.error)),
+        }
+        let proof = reply.possession.ok_or_else(|| Error::internal("prove without a statement"))?;
+        Ok(Birth {
+            statement: proof.statement,
+            signature: proof.signature,
+            document_hash: sha256(&proof.document),
+            document: proof.document,
+        })
+    }
+}
+
+fn info(record: &KeyRecord) -> Result<KeyInfo, Error> {
+    Ok(KeyInfo {
+        key_id: KeyId(record.key_id),
+        keyspace: record.keyspace.clone(),
+        public_key: record.public_key().map_err(|error| Error::internal(error.to_string()))?,
+        created_ms: record.created_ms,
+    })
+}

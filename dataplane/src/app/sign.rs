@@ -1,0 +1,133 @@
+//! Phases of `sign`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use k256::ecdsa::Signature;
+use sigil_enclave_protocol::KeyId;
+use sigil_enclave_protocol::v1::{ErrorCode, SignItem, SignResult};
+use tokio::time::Instant;
+
+use super::model::key_not_found;
+use super::{App, SignRequest, Signed};
+use crate::error::{Code, Error};
+use crate::metrics::{Method, Phase};
+use crate::unlock::Target;
+
+/// Where a key lives.
+pub(super) struct Located {
+    keyspace: Arc<str>,
+    /// Its blob, if the store was read to find the keyspace.
+    blob: Option<Bytes>,
+}
+
+pub(super) fn wants_blob(answer: &SignResult) -> bool {
+    answer.error == i32::from(ErrorCode::BlobRequired)
+}
+
+impl App {
+    /// The key's keyspace, from memory or the store.
+    pub(super) async fn locate(&self, key_id: KeyId) -> Result<Located, Error> {
+        if let Some(keyspace) = self.directory.get(key_id) {
+            return Ok(Located { keyspace, blob: None });
+        }
+        let started = Instant::now();
+        let record = self.records.key(key_id.0).await?.ok_or_else(|| key_not_found(key_id))?;
+        self.metrics.phase(Method::Sign, Phase::Store, started.elapsed());
+        let keyspace: Arc<str> = record.keyspace.into();
+        self.directory.insert(key_id, Arc::clone(&keyspace));
+        Ok(Located { keyspace, blob: Some(record.blob) })
+    }
+
+    /// The enclave's answer.
+    pub(super) async fn ask(
+        &self,
+        located: &Located,
+        request: &SignRequest,
+        blob: Bytes,
+    ) -> Result<SignResult, Error> {
+        let item = SignItem {
+            tag: 0,
+            keyspace: located.keyspace.to_string(),
+            key_id: Bytes::copy_from_slice(&request.key_id.0),
+            digest: Bytes::copy_from_slice(&request.digest),
+            blob,
+            authorization: Bytes::new(),
+        };
+        let started = Instant::now();
+        let answer = self.router.sign(item, &self.metrics).await;
+        self.metrics.phase(Method::Sign, Phase::Enclave, started.elapsed());
+        answer
+    }
+
+    /// The key's blob, for an enclave that does not hold the key.
+    pub(super) async fn blob(&self, located: &Located, key_id: KeyId) -> Result<Bytes, Error> {
+        if let Some(blob) = &located.blob {
+            return Ok(blob.clone());
+        }
+        let started = Instant::now();
+        let record = self.records.key(key_id.0).await?.ok_or_else(|| key_not_found(key_id))?;
+        self.metrics.phase(Method::Sign, Phase::Store, started.elapsed());
+        Ok(record.blob)
+    }
+
+    /// What the answer means to the caller.
+    pub(super) fn signed(
+        &self,
+        located: &Located,
+        request: &SignRequest,
+        answer: SignResult,
+    ) -> Result<Signed, Error> {
+        match ErrorCode::try_from(answer.error) {
+            Ok(ErrorCode::Ok) => read_signature(request, &answer),
+            Ok(ErrorCode::UnlockRequired) => {
+                let target = answer.dek_id.as_ref().try_into().map_or(Target::Sealing, Target::Dek);
+                Err(self.unlock_required(&located.keyspace, target, Some(request.key_id)))
+            }
+            Ok(ErrorCode::BlobRequired) => Err(Error::new(
+                Code::RetryLater,
+                "the enclave dropped the key while it was being used",
+            )),
+            _ => Err(Error::from_enclave(answer.error)),
+        }
+    }
+
+    /// Queues the unlock and says so (row U1).
+    pub(super) fn unlock_required(
+        &self,
+        keyspace: &str,
+        target: Target,
+        key_id: Option<KeyId>,
+    ) -> Error {
+        let unlock_request_id =
+            self.unlocker.demand(keyspace, target, key_id).map(|id| id.to_string());
+        let detail = if unlock_request_id.is_some() {
+            "the keyspace is being unlocked; send the same request again after the hint"
+        } else {
+            "the keyspace is locked and the unlock queue is full; send the request again"
+        };
+        Error {
+            retry_after_ms: Some(self.unlocker.retry_hint_ms()),
+            unlock_request_id,
+            ..Error::new(Code::UnlockRequired, detail)
+        }
+    }
+}
+
+fn read_signature(request: &SignRequest, answer: &SignResult) -> Result<Signed, Error> {
+    let wrong = || Error::internal("the enclave's signature is malformed");
+    let signature: [u8; 64] = answer.signature.as_ref().try_into().map_err(|_| wrong())?;
+    let der = if request.der {
+        let parsed = Signature::from_slice(&signature).map_err(|_| wrong())?;
+        Some(parsed.to_der().as_bytes().to_vec())
+    } else {
+        None
+    };
+    Ok(Signed {
+        key_id: request.key_id,
+        public_key: answer.public_key.as_ref().try_into().map_err(|_| wrong())?,
+        signature,
+        recovery_id: u8::try_from(answer.recovery_id).map_err(|_| wrong())?,
+        der,
+    })
+}

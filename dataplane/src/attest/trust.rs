@@ -1,0 +1,180 @@
+//! What an enclave must prove: the root that signs its documents and the images that may run. Read
+//! from files once, at the start.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use sigil_attestation::{Measurement, PcrAllowList, TrustRoot};
+
+use crate::config::{self, Config};
+
+/// Bytes of a file that is read here; a certificate or measurements are far smaller.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Root and images.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    /// Who must have signed.
+    pub root: TrustRoot,
+    /// What may run.
+    pub images: PcrAllowList,
+}
+
+/// A file that does not say what it should.
+#[derive(Debug, thiserror::Error)]
+#[error("{setting}: {}: {reason}", path.display())]
+pub struct TrustError {
+    setting: &'static str,
+    path: PathBuf,
+    reason: String,
+}
+
+/// What is read of measurements.json; the rest is for people and other tools.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MeasurementsFile {
+    format_version: u32,
+    pcr0: String,
+    pcr1: String,
+    pcr2: String,
+}
+
+impl Trust {
+    /// Reads what `config` names.
+    ///
+    /// # Errors
+    /// A file is missing, too long, or not what it should be.
+    pub fn load(config: &Config) -> Result<Self, TrustError> {
+        let settings = &config.enclave;
+        let root = match settings.attestation_root.as_str() {
+            "aws" => TrustRoot::aws(),
+            path => load_root(Path::new(path))?,
+        };
+        let mut images = settings
+            .measurements
+            .iter()
+            .map(|image| {
+                parse(image).ok_or_else(|| TrustError {
+                    setting: "enclave.measurements",
+                    path: PathBuf::new(),
+                    reason: "not 96 hex digits".to_owned(),
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        if let Some(path) = &settings.measurements_file {
+            images.push(load_measurements(path)?);
+        }
+        Ok(Self { root, images: PcrAllowList::new(images) })
+    }
+}
+
+fn load_root(path: &Path) -> Result<TrustRoot, TrustError> {
+    let error = |reason: String| TrustError {
+        setting: "enclave.attestationRoot",
+        path: path.to_owned(),
+        reason,
+    };
+    let bytes = read(path).map_err(|e| error(e.to_string()))?;
+    let der = if bytes.starts_with(b"-----BEGIN") {
+        let text = String::from_utf8(bytes).map_err(|_| error("not PEM".to_owned()))?;
+        pem_to_der(&text).ok_or_else(|| error("not one PEM certificate".to_owned()))?
+    } else {
+        bytes
+    };
+    TrustRoot::from_der(der).map_err(|e| error(e.to_string()))
+}
+
+/// The one certificate of a PEM file (RFC 7468).
+fn pem_to_der(text: &str) -> Option<Vec<u8>> {
+    use base64::Engine;
+    let body = text.trim().strip_prefix("-----BEGIN CERTIFICATE-----")?;
+    let body = body.strip_suffix("-----END CERTIFICATE-----")?;
+    let digits: String = body.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+    base64::engine::general_purpose::STANDARD.decode(digits).ok()
+}
+
+fn load_measurements(path: &Path) -> Result<Measurement, TrustError> {
+    let error = |reason: &str| TrustError {
+        setting: "enclave.measurementsFile",
+        path: path.to_owned(),
+        reason: reason.to_owned(),
+    };
+    let bytes = read(path).map_err(|e| error(&e.to_string()))?;
+    let file: MeasurementsFile =
+        serde_json::from_slice(&bytes).map_err(|e| error(&e.to_string()))?;
+    if file.format_version != 1 {
+        return Err(error("formatVersion is not 1"));
+    }
+    let image = config::Measurement { pcr0: file.pcr0, pcr1: file.pcr1, pcr2: file.pcr2 };
+    parse(&image)
+        .filter(|image| image.pcr0 != [0; 48])
+        .ok_or_else(|| error("pcr0, pcr1, pcr2 must be 96 hex digits and not zero"))
+}
+
+fn parse(image: &config::Measurement) -> Option<Measurement> {
+    let pcr = |text: &str| const_hex::decode_to_array::<_, 48>(text).ok();
+    Some(Measurement { pcr0: pcr(&image.pcr0)?, pcr1: pcr(&image.pcr1)?, pcr2: pcr(&image.pcr2)? })
+}
+
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "longer than 1 MiB"));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(directory: &Path, measurements: &str) -> Config {
+        let path = directory.join("measurements.json");
+        std::fs::write(&path, measurements).unwrap();
+        let mut config = Config::default();
+        config.enclave.measurements_file = Some(path);
+        config
+    }
+
+    #[test]
+    fn the_root_is_read_as_pem_or_der_and_only_aws_is_trusted() {
+        use base64::Engine;
+        let directory = tempfile::tempdir().unwrap();
+        let pcr = "0a".repeat(48);
+        let file = format!(
+            r#"{{"formatVersion":1,"kind":"process","pcr0":"{pcr}","pcr1":"{pcr}","pcr2":"{pcr}"}}"#
+        );
+        let mut config = config(directory.path(), &file);
+        let trust = Trust::load(&config).unwrap();
+        assert!(trust.root.is_aws());
+        assert_eq!(trust.images.entries().len(), 1);
+        let der = TrustRoot::aws().der().to_vec();
+        let base64 = base64::engine::general_purpose::STANDARD.encode(&der);
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{base64}\n-----END CERTIFICATE-----\n");
+        for bytes in [der, pem.into_bytes()] {
+            let path = directory.path().join("root");
+            std::fs::write(&path, bytes).unwrap();
+            config.enclave.attestation_root = path.display().to_string();
+            assert_eq!(Trust::load(&config).unwrap().root, TrustRoot::aws());
+        }
+        std::fs::write(directory.path().join("root"), "nonsense").unwrap();
+        let error = Trust::load(&config).unwrap_err().to_string();
+        assert!(error.starts_with("enclave.attestationRoot"), "{error}");
+    }
+
+    #[test]
+    fn a_measurements_file_of_zeros_or_of_another_version_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |version: u32, pcr: &str| {
+            format!(r#"{{"formatVersion":{version},"pcr0":"{pcr}","pcr1":"{pcr}","pcr2":"{pcr}"}}"#)
+        };
+        for text in
+            [file(2, &"0a".repeat(48)), file(1, &"00".repeat(48)), file(1, "0a"), "{}".to_owned()]
+        {
+            let config = config(directory.path(), &text);
+            assert!(Trust::load(&config).is_err(), "{text}");
+        }
+    }
+}

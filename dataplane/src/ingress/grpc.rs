@@ -1,0 +1,240 @@
+//! The gRPC face: the same requests and errors in Protobuf.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, timeout};
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Request, Response, Status};
+
+use super::request_id;
+use crate::app::{App, CreateRequest, KeyInfo, SignRequest, checked_key_id, checked_keyspace};
+use crate::config::Limits;
+use crate::error::Error;
+use crate::metrics::{Method, Phase};
+use crate::v1;
+use crate::v1::signer_service_server::SignerService;
+
+/// The service over one worker's application.
+#[derive(Clone)]
+pub(crate) struct Face {
+    pub(super) app: Arc<App>,
+    pub(super) limits: Limits,
+}
+
+impl Face {
+    /// Runs one call under its deadline, with the bookkeeping that every call has.
+    async fn call<T>(
+        &self,
+        method: Method,
+        metadata: &MetadataMap,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<Response<T>, Status> {
+        let started = Instant::now();
+        let given = metadata.get("x-request-id").map(|value| value.as_bytes().to_vec());
+        let request_id = request_id::accept_or_make(given.as_deref());
+        let limit = self.limits.request_timeout();
+        let deadline = deadline(metadata).map_or(limit, |deadline| deadline.min(limit));
+        let result = timeout(deadline, work).await.unwrap_or_else(|_| Err(Error::deadline()));
+        let status = result.as_ref().map_or_else(Error::status, |_| 200);
+        self.app.metrics.answered(method, status);
+        self.app.metrics.phase(method, Phase::Total, started.elapsed());
+        super::log(method, "grpc", &request_id, started, result.as_ref().err());
+        match result {
+            Ok(message) => {
+                let mut response = Response::new(message);
+                insert(response.metadata_mut(), "x-request-id", &request_id);
+                Ok(response)
+            }
+            Err(error) => Err(refuse(&error, &request_id)),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl SignerService for Face {
+    async fn create(
+        &self,
+        request: Request<v1::CreateRequest>,
+    ) -> Result<Response<v1::CreateResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        let work = async {
+            let request = CreateRequest::checked(
+                message.keyspace,
+                message.idempotency_key,
+                message.challenge,
+                &message.policy,
+                &message.tenant_id,
+            )?;
+            let created = self.app.create(request).await?;
+            Ok(v1::CreateResponse {
+                key_id: created.key_id.to_string(),
+                keyspace: created.keyspace,
+                public_key: Bytes::copy_from_slice(&created.public_key),
+                birth: Some(v1::Birth {
+                    statement: created.birth.statement,
+                    signature: created.birth.signature,
+                    document_hash: Bytes::copy_from_slice(&created.birth.document_hash),
+                    document: created.birth.document,
+                }),
+            })
+        };
+        self.call(Method::Create, &metadata, work).await
+    }
+
+    async fn sign(
+        &self,
+        request: Request<v1::SignRequest>,
+    ) -> Result<Response<v1::SignResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        let work = async {
+            let request = SignRequest::checked(
+                &message.key_id,
+                &message.digest,
+                message.der,
+                &message.authorization,
+                &message.tenant_id,
+            )?;
+            let signed = self.app.sign(request).await?;
+            Ok(v1::SignResponse {
+                key_id: message.key_id,
+                public_key: Bytes::copy_from_slice(&signed.public_key),
+                signature: Bytes::copy_from_slice(&signed.signature),
+                recovery_id: signed.recovery_id.into(),
+                der: signed.der.unwrap_or_default().into(),
+            })
+        };
+        self.call(Method::Sign, &metadata, work).await
+    }
+
+    async fn get_key(
+        &self,
+        request: Request<v1::GetKeyRequest>,
+    ) -> Result<Response<v1::GetKeyResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        let work = async {
+            let key = self.app.key(checked_key_id(&message.key_id)?).await?;
+            Ok(v1::GetKeyResponse { key: Some(to_message(&key)) })
+        };
+        self.call(Method::GetKey, &metadata, work).await
+    }
+
+    async fn list_keys(
+        &self,
+        request: Request<v1::ListKeysRequest>,
+    ) -> Result<Response<v1::ListKeysResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        let work = async {
+            let keyspace = checked_keyspace(message.keyspace)?;
+            let after = match message.page.as_str() {
+                "" => None,
+                page => Some(checked_key_id(page).map_err(|_| {
+                    Error::invalid("page", "page must be `next_page` of the answer before")
+                })?),
+            };
+            let page = self.app.keys(&keyspace, after).await?;
+            Ok(v1::ListKeysResponse {
+                keys: page.keys.iter().map(to_message).collect(),
+                next_page: page.next.map(|id| id.to_string()).unwrap_or_default(),
+            })
+        };
+        self.call(Method::ListKeys, &metadata, work).await
+    }
+}
+
+fn to_message(key: &KeyInfo) -> v1::Key {
+    v1::Key {
+        key_id: key.key_id.to_string(),
+        keyspace: key.keyspace.clone(),
+        public_key: Bytes::copy_from_slice(&key.public_key),
+        created_ms: key.created_ms,
+    }
+}
+
+/// `grpc-timeout`: at most eight digits and a unit, by the gRPC specification.
+fn deadline(metadata: &MetadataMap) -> Option<Duration> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let value: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    match unit {
+        "H" => Some(Duration::from_secs(value * 3_600)),
+        "M" => Some(Duration::from_secs(value * 60)),
+        "S" => Some(Duration::from_secs(value)),
+        "m" => Some(Duration::from_millis(value)),
+        "u" => Some(Duration::from_micros(value)),
+        "n" => Some(Duration::from_nanos(value)),
+        _ => None,
+    }
+}
+
+fn insert(metadata: &mut MetadataMap, name: &'static str, value: &str) {
+    if let Ok(value) = MetadataValue::try_from(value) {
+        metadata.insert(name, value);
+    }
+}
+
+fn refuse(error: &Error, request_id: &str) -> Status {
+    let row = error.code.row();
+    let mut metadata = MetadataMap::new();
+    insert(&mut metadata, "x-request-id", request_id);
+    insert(&mut metadata, "sigil-code", row.name);
+    if let Some(field) = &error.field {
+        insert(&mut metadata, "sigil-field", field);
+    }
+    if let Some(hint) = error.retry_after_ms {
+        insert(&mut metadata, "retry_after_ms", &hint.to_string());
+        insert(&mut metadata, "grpc-retry-pushback-ms", &hint.to_string());
+    }
+    if let Some(id) = &error.unlock_request_id {
+        insert(&mut metadata, "x-unlock-request-id", id);
+    }
+    Status::with_metadata(row.grpc, error.detail.clone(), metadata)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    #[test]
+    fn a_status_carries_code_field_and_hints() {
+        let error = Error {
+            field: Some("keyId".into()),
+            retry_after_ms: Some(70),
+            unlock_request_id: Some("u-1".to_owned()),
+            ..Error::new(Code::UnlockRequired, "locked")
+        };
+        let status = refuse(&error, "r-1");
+        assert_eq!((status.code(), status.message()), (tonic::Code::Unavailable, "locked"));
+        for (name, value) in [
+            ("sigil-code", "UNLOCK_REQUIRED"),
+            ("sigil-field", "keyId"),
+            ("retry_after_ms", "70"),
+            ("grpc-retry-pushback-ms", "70"),
+            ("x-unlock-request-id", "u-1"),
+            ("x-request-id", "r-1"),
+        ] {
+            assert_eq!(status.metadata().get(name).unwrap(), value);
+        }
+    }
+
+    #[test]
+    fn deadlines_follow_the_grpc_specification() {
+        for (text, expected) in [
+            ("1S", Some(Duration::from_secs(1))),
+            ("20m", Some(Duration::from_millis(20))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3_600))),
+            ("5u", Some(Duration::from_micros(5))),
+            ("123456789m", None),
+            ("m", None),
+            ("", None),
+            ("5x", None),
+            ("-5m", None),
+        ] {
+            let mut metadata = MetadataMap::new();
+            insert(&mut metadata, "grpc-timeout", text);
+            assert_eq!(deadline(&metadata), expected, "{text}");
+        }
+    }
+}

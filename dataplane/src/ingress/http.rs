@@ -1,0 +1,325 @@
+//! The HTTP face: paths, bodies, problem details.
+
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
+use http::{HeaderValue, Method as Verb, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout};
+
+use super::{Ingress, contract, request_id};
+use crate::app::{checked_key_id, checked_keyspace};
+use crate::error::{Code, Error};
+use crate::metrics::{Method, Phase};
+
+const OPENAPI: &str = include_str!("../../../docs/api/openapi.yaml");
+
+/// A path that exists.
+enum Route<'a> {
+    Create,
+    Sign,
+    Keys,
+    Key(&'a str),
+    Attestation(&'a str),
+    OpenApi,
+}
+
+/// Answers one request. Never fails: every failure is an answer.
+pub(super) async fn handle(ingress: &Ingress, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let started = Instant::now();
+    let given = request.headers().get("x-request-id").map(HeaderValue::as_bytes);
+    let request_id = request_id::accept_or_make(given);
+    let path = request.uri().path().to_owned();
+    let route = route(&path);
+    let method = route.as_ref().map_or(Method::Other, Route::method);
+    let work = async {
+        let route = route.ok_or_else(|| no_such_path(&path))?;
+        run(ingress, route, request).await
+    };
+    let result = timeout(ingress.limits.request_timeout(), work).await;
+    let result = result.unwrap_or_else(|_| Err(Error::deadline()));
+    let status = result.as_ref().map_or_else(Error::status, |_| 200);
+    let metrics = &ingress.app.metrics;
+    metrics.answered(method, status);
+    metrics.phase(method, Phase::Total, started.elapsed());
+    super::log(method, "http", &request_id, started, result.as_ref().err());
+    let mut response = match result {
+        Ok(body) => answer(StatusCode::OK, "application/json", body),
+        Err(error) => refuse(&error, &request_id),
+    };
+    if let Ok(value) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert("x-request-id", value);
+    }
+    response
+}
+
+async fn run(
+    ingress: &Ingress,
+    route: Route<'_>,
+    request: Request<Incoming>,
+) -> Result<Bytes, Error> {
+    let upgrade = request.headers().get(UPGRADE);
+    if upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket")) {
+        return Err(Error::invalid("upgrade", "WebSocket is not supported; use HTTP or gRPC"));
+    }
+    if *request.method() != route.verb() {
+        let detail = format!("this path answers {} only", route.verb());
+        return Err(Error::invalid("method", detail).with_http_status(405));
+    }
+    let app = &ingress.app;
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    match route {
+        Route::Create => {
+            let body = read_body(ingress, request, Method::Create).await?;
+            let created = app.create(contract::read_create(&body)?).await?;
+            Ok(to_bytes(&contract::created(&created)))
+        }
+        Route::Sign => {
+            let body = read_body(ingress, request, Method::Sign).await?;
+            let signed = app.sign(contract::read_sign(&body)?).await?;
+            Ok(contract::signed(&signed))
+        }
+        Route::Keys => {
+            let [keyspace, page] = parameters(&query, ["keyspace", "page"])?;
+            let keyspace = checked_keyspace(keyspace.unwrap_or_default().to_owned())?;
+            let page = page.map(checked_key_id).transpose().map_err(|_| {
+                Error::invalid("page", "page must be `nextPage` of the answer before")
+            })?;
+            Ok(to_bytes(&contract::page(&app.keys(&keyspace, page).await?)))
+        }
+        Route::Key(id) => {
+            let [] = parameters(&query, [])?;
+            Ok(to_bytes(&contract::key(&app.key(checked_key_id(id)?).await?)))
+        }
+        Route::Attestation(id) => {
+            let [nonce] = parameters(&query, ["nonce"])?;
+            let nonce = nonce.map(contract::read_nonce).transpose()?.unwrap_or_default();
+            let proof = app.attestation(checked_key_id(id)?, nonce).await?;
+            Ok(to_bytes(&contract::statement(&proof)))
+        }
+        Route::OpenApi => openapi(),
+    }
+}
+
+fn route(path: &str) -> Option<Route<'_>> {
+    match path {
+        "/create" => Some(Route::Create),
+        "/sign" => Some(Route::Sign),
+        "/keys" => Some(Route::Keys),
+        "/openapi.json" => Some(Route::OpenApi),
+        _ => {
+            let rest = path.strip_prefix("/keys/")?;
+            match rest.strip_suffix("/attestation") {
+                Some(id) if !id.contains('/') => Some(Route::Attestation(id)),
+                None if !rest.contains('/') => Some(Route::Key(rest)),
+                _ => None,
+            }
+        }
+    }
+}
+
+// === impl Route ===
+
+impl Route<'_> {
+    fn verb(&self) -> Verb {
+        match self {
+            Self::Create | Self::Sign => Verb::POST,
+            Self::Keys | Self::Key(_) | Self::Attestation(_) | Self::OpenApi => Verb::GET,
+        }
+    }
+
+    fn method(&self) -> Method {
+        match self {
+            Self::Create => Method::Create,
+            Self::Sign => Method::Sign,
+            Self::Keys => Method::ListKeys,
+            Self::Key(_) => Method::GetKey,
+            Self::Attestation(_) => Method::Attestation,
+            Self::OpenApi => Method::Other,
+        }
+    }
+}
+
+async fn read_body(
+    ingress: &Ingress,
+    request: Request<Incoming>,
+    method: Method,
+) -> Result<Bytes, Error> {
+    let started = Instant::now();
+    let kind = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let is_json = |kind: &[u8]| {
+        let end = kind.iter().position(|byte| *byte == b';').unwrap_or(kind.len());
+        kind[..end].trim_ascii().eq_ignore_ascii_case(b"application/json")
+    };
+    // curl's default for -d is taken too: it says nothing about what was meant.
+    let default_of_curl = kind == Some(b"application/x-www-form-urlencoded");
+    if !kind.is_none_or(is_json) && !default_of_curl {
+        let detail = "the body must be application/json";
+        return Err(Error::invalid("content-type", detail).with_http_status(415));
+    }
+    let max = ingress.limits.body_bytes_max;
+    let too_long = || {
+        Error::invalid("body", format!("the body is longer than {max} bytes")).with_http_status(413)
+    };
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    if length.is_some_and(|length: u64| length > max as u64) {
+        return Err(too_long());
+    }
+    let collected = Limited::new(request.into_body(), max).collect().await;
+    let body = collected.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            too_long()
+        } else {
+            Error::invalid("body", "the body ended early").because(error.to_string())
+        }
+    })?;
+    ingress.app.metrics.phase(method, Phase::Ingress, started.elapsed());
+    Ok(body.to_bytes())
+}
+
+/// The query's parameters by name. None of ours needs percent-encoding.
+fn parameters<'q, const N: usize>(
+    query: &'q str,
+    known: [&'static str; N],
+) -> Result<[Option<&'q str>; N], Error> {
+    let mut values = [None; N];
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let slot = known.iter().position(|known| *known == name);
+        match slot.and_then(|at| Some((known.get(at)?, values.get_mut(at)?))) {
+            Some((_, slot)) if slot.is_none() => *slot = Some(value),
+            Some((name, _)) => {
+                return Err(Error::invalid(*name, format!("the parameter {name} is given twice")));
+            }
+            None => {
+                let known = if N == 0 { "none".to_owned() } else { known.join(", ") };
+                let detail = format!("unknown query parameter; known: {known}");
+                return Err(Error::invalid("query", detail));
+            }
+        }
+    }
+    Ok(values)
+}
+
+fn no_such_path(path: &str) -> Error {
+    let path: String = path.chars().take(64).collect();
+    Error::invalid("path", format!("there is nothing at {path}; see /openapi.json"))
+        .with_http_status(404)
+}
+
+fn openapi() -> Result<Bytes, Error> {
+    static JSON: OnceLock<Option<Bytes>> = OnceLock::new();
+    let json = JSON.get_or_init(|| {
+        let document: serde_json::Value = serde_yaml_ng::from_str(OPENAPI).ok()?;
+        serde_json::to_vec(&document).ok().map(Bytes::from)
+    });
+    json.clone().ok_or_else(|| Error::internal("docs/api/openapi.yaml does not parse"))
+}
+
+fn to_bytes(value: &serde_json::Value) -> Bytes {
+    value.to_string().into()
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn refuse(error: &Error, request_id: &str) -> Response<Full<Bytes>> {
+    let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let body = to_bytes(&contract::problem(error, request_id));
+    let mut response = answer(status, "application/problem+json", body);
+    let headers = response.headers_mut();
+    if let Some(hint) = error.retry_after_ms {
+        // Whole seconds by its RFC, rounded up.
+        headers.insert(RETRY_AFTER, HeaderValue::from(hint.div_ceil(1_000).max(1)));
+        headers.insert("retry-after-ms", HeaderValue::from(hint));
+    }
+    if let Some(Ok(id)) = error.unlock_request_id.as_deref().map(HeaderValue::from_str) {
+        headers.insert("x-unlock-request-id", id);
+    }
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        let allowed = if error.detail.contains("POST") { "POST" } else { "GET" };
+        headers.insert(ALLOW, HeaderValue::from_static(allowed));
+    }
+    if error.code == Code::Unauthenticated {
+        headers.insert(http::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lead_where_the_contract_says() {
+        for (path, found) in [
+            ("/create", true),
+            ("/sign", true),
+            ("/keys", true),
+            ("/keys/k1", true),
+            ("/keys/k1/attestation", true),
+            ("/openapi.json", true),
+            ("/", false),
+            ("/keys/k1/other", false),
+            ("/keys/a/b/attestation", false),
+            ("/sign/", false),
+            ("/create/x", false),
+        ] {
+            assert_eq!(route(path).is_some(), found, "{path}");
+        }
+        assert!(matches!(route("/keys/k1/attestation"), Some(Route::Attestation("k1"))));
+    }
+
+    #[test]
+    fn parameters_are_known_and_single() {
+        let known = ["keyspace", "page"];
+        assert_eq!(parameters("keyspace=a&page=b", known).unwrap(), [Some("a"), Some("b")]);
+        assert_eq!(parameters("", known).unwrap(), [None, None]);
+        for (query, field) in [("other=1", "query"), ("page=1&page=2", "page")] {
+            assert_eq!(parameters(query, known).unwrap_err().field.as_deref(), Some(field));
+        }
+        assert!(parameters("x=1", []).is_err());
+    }
+
+    #[test]
+    fn refusals_carry_their_hints() {
+        let error = Error {
+            retry_after_ms: Some(150),
+            unlock_request_id: Some("u-7".to_owned()),
+            ..Error::new(Code::UnlockRequired, "locked")
+        };
+        let response = refuse(&error, "r");
+        assert_eq!(response.status(), 503);
+        let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+        assert_eq!(header("retry-after"), "1");
+        assert_eq!(header("retry-after-ms"), "150");
+        assert_eq!(header("x-unlock-request-id"), "u-7");
+        assert_eq!(header("content-type"), "application/problem+json");
+        let response = refuse(&Error::invalid("method", "POST only").with_http_status(405), "r");
+        assert_eq!(response.headers()["allow"], "POST");
+    }
+
+    #[test]
+    fn the_openapi_document_is_served_as_json_and_lists_every_path() {
+        let json: serde_json::Value = serde_json::from_slice(&openapi().unwrap()).unwrap();
+        let yaml: serde_json::Value = serde_yaml_ng::from_str(OPENAPI).unwrap();
+        assert_eq!(json, yaml);
+        let paths = json["paths"].as_object().unwrap();
+        for path in paths.keys() {
+            let path = path.replace("{id}", "k1aaaaaaaaaaaaaaaaaaaaaaaaaa");
+            assert!(route(&path).is_some(), "{path}");
+        }
+        assert_eq!(paths.len(), 6);
+        let codes = json["components"]["schemas"]["Problem"]["properties"]["code"]["enum"].clone();
+        let table: Vec<_> = crate::error::TABLE.iter().map(|row| row.name).collect();
+        assert_eq!(codes, serde_json::json!(table));
+    }
+}

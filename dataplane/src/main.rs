@@ -1,0 +1,85 @@
+//! `sigil-dataplane`: `serve` is the sidecar, `ctl` the tool beside it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use sigil_dataplane::config::{self, Config};
+use sigil_dataplane::ctl::Command as CtlCommand;
+use sigil_dataplane::serve::Server;
+use tracing_subscriber::EnvFilter;
+
+/// Exit status of a process whose configuration is wrong (`EX_USAGE` of sysexits.h).
+const EXIT_CONFIG: u8 = 64;
+
+#[derive(Parser)]
+#[command(name = "sigil-dataplane", version, about = "Sigil's sidecar and its tools")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve applications: HTTP and gRPC to an attested enclave.
+    Serve(ConfigArgs),
+    /// Read a configuration, report every error at once, open nothing.
+    CheckConfig(ConfigArgs),
+    /// Create, sign, verify and pin from the command line.
+    #[command(subcommand)]
+    Ctl(CtlCommand),
+}
+
+#[derive(clap::Args)]
+struct ConfigArgs {
+    /// Settings; annotated defaults are in config/dataplane.yaml.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(args) => with_config(&args, serve),
+        Command::CheckConfig(args) => with_config(&args, |_| ExitCode::SUCCESS),
+        Command::Ctl(command) => sigil_dataplane::ctl::run(command),
+    }
+}
+
+fn with_config(args: &ConfigArgs, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    let text = match std::fs::read_to_string(&args.config) {
+        Ok(text) => text,
+        Err(error) => {
+            eprintln!("{}: {error}", args.config.display());
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    match config::load(&text, |name| std::env::var(name).ok()) {
+        Ok(config) => then(config),
+        Err(errors) => {
+            eprint!("{}: {errors}", args.config.display());
+            ExitCode::from(EXIT_CONFIG)
+        }
+    }
+}
+
+fn serve(config: Config) -> ExitCode {
+    let filter = EnvFilter::try_from_env("SIGIL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_env_filter(filter)
+        .init();
+    let server = match Server::start(config) {
+        Ok(server) => server,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "not started");
+            eprintln!("not started: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    server.block_on(sigil_dataplane::serve::stop_signal());
+    tracing::info!("stopping");
+    server.stop();
+    ExitCode::SUCCESS
+}

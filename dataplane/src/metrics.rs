@@ -1,0 +1,306 @@
+//! Every metric of the process, with the names of `requirements.md`. Handles of the request path are
+//! resolved once, so that a request only adds to atomics.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::status::KmsErrorClass;
+
+type Label1 = [(&'static str, &'static str); 1];
+type Label2 = [(&'static str, &'static str); 2];
+type ByKeyspace = Family<Vec<(&'static str, String)>, Counter>;
+type HistogramFamily = Family<Label1, Histogram, fn() -> Histogram>;
+
+/// Upper bounds in ms. They resolve the 0.1-20 ms in which signatures fall, and show the tail.
+const LATENCY_BUCKETS_MS: [f64; 16] =
+    [0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 100.0, 1000.0];
+/// An unlock is a KMS round trip with TLS: tens to hundreds of ms.
+const UNLOCK_BUCKETS_MS: [f64; 10] =
+    [10.0, 25.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 30000.0];
+
+/// Operations of the public contract, for the label `method`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Method {
+    /// `POST /create`, `Create`.
+    Create,
+    /// `POST /sign`, `Sign`.
+    Sign,
+    /// `GET /keys`, `ListKeys`.
+    ListKeys,
+    /// `GET /keys/{id}`, `GetKey`.
+    GetKey,
+    /// `GET /keys/{id}/attestation`.
+    Attestation,
+    /// Anything else.
+    Other,
+}
+
+/// Phases of a request; the closed list of label `phase`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// From the first byte of the body to the answer.
+    Total,
+    /// Reading and checking the request.
+    Ingress,
+    /// The enclave's part, queueing for the stream included.
+    Enclave,
+    /// The store's part.
+    Store,
+}
+
+/// All metrics. Shared by every thread.
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<Label2, Counter>,
+    sign_phases: [Histogram; 4],
+    create_phases: [Histogram; 4],
+    /// Answers `UNLOCK_REQUIRED`.
+    pub(crate) unlock_required: ByKeyspace,
+    /// Attempts of jobs after their first.
+    pub(crate) unlock_retry: ByKeyspace,
+    /// Jobs that were done in the background.
+    pub(crate) unlock_bg: ByKeyspace,
+    unlock_fail: Family<Vec<(&'static str, String)>, Counter>,
+    /// Jobs that wait.
+    pub(crate) unlock_queue_depth: Gauge,
+    unlock_latency: Histogram,
+    /// Connections to the enclave.
+    pub(crate) active_conns: Gauge,
+    /// Sign streams that ended while their enclave was up.
+    pub(crate) stream_resets: Counter,
+    /// Requests that found no connection or a full queue.
+    pub(crate) pool_exhausted: Counter,
+    /// Requests sent again.
+    pub(crate) retries: Counter,
+    responses_429: Counter,
+    responses_503: Counter,
+    rng_source: Family<Vec<(&'static str, String)>, Gauge>,
+    /// 0 admitting, 1 probing, 2 shut.
+    pub(crate) breaker_state: Family<Label1, Gauge>,
+    /// Messages over the enclave boundary.
+    pub(crate) boundary_crossings: Counter,
+    /// Digests of one message.
+    pub(crate) batch_size: Histogram,
+}
+
+// === impl Method ===
+
+impl Method {
+    /// The label.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Sign => "sign",
+            Self::ListKeys => "list_keys",
+            Self::GetKey => "get_key",
+            Self::Attestation => "attestation",
+            Self::Other => "other",
+        }
+    }
+}
+
+// === impl Phase ===
+
+impl Phase {
+    const ALL: [(Self, &'static str); 4] = [
+        (Self::Total, "total"),
+        (Self::Ingress, "ingress"),
+        (Self::Enclave, "enclave"),
+        (Self::Store, "store"),
+    ];
+}
+
+// === impl Metrics ===
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub(crate) fn new() -> Self {
+        let latency: HistogramFamily = Family::new_with_constructor(latency_histogram);
+        let create_latency: HistogramFamily = Family::new_with_constructor(latency_histogram);
+        let phases = |family: &HistogramFamily| {
+            Phase::ALL.map(|(_, name)| family.get_or_create(&[("phase", name)]).clone())
+        };
+        let mut metrics = Self {
+            registry: Registry::default(),
+            requests: Family::default(),
+            sign_phases: phases(&latency),
+            create_phases: phases(&create_latency),
+            unlock_required: Family::default(),
+            unlock_retry: Family::default(),
+            unlock_bg: Family::default(),
+            unlock_fail: Family::default(),
+            unlock_queue_depth: Gauge::default(),
+            unlock_latency: Histogram::new(UNLOCK_BUCKETS_MS),
+            active_conns: Gauge::default(),
+            stream_resets: Counter::default(),
+            pool_exhausted: Counter::default(),
+            retries: Counter::default(),
+            responses_429: Counter::default(),
+            responses_503: Counter::default(),
+            rng_source: Family::default(),
+            breaker_state: Family::default(),
+            boundary_crossings: Counter::default(),
+            batch_size: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 24.0, 32.0]),
+        };
+        metrics.register(latency, create_latency);
+        metrics
+    }
+
+    fn register(&mut self, sign: HistogramFamily, create: HistogramFamily) {
+        let r = &mut self.registry;
+        r.register(
+            "http_grpc_requests",
+            "Requests by method and code class",
+            self.requests.clone(),
+        );
+        r.register("sign_latency_ms", "Latency of sign by phase", sign);
+        r.register("create_latency_ms", "Latency of create by phase", create);
+        let unlock = [
+            ("unlock_required", "Answers UNLOCK_REQUIRED", &self.unlock_required),
+            ("unlock_retry", "Attempts of unlocks after the first", &self.unlock_retry),
+            ("unlock_bg", "Unlocks done behind callers' backs", &self.unlock_bg),
+            ("unlock_fail", "Attempts that failed, by reason", &self.unlock_fail),
+        ];
+        for (name, help, family) in unlock {
+            r.register(name, help, family.clone());
+        }
+        let gauge = &self.unlock_queue_depth;
+        r.register("unlock_queue_depth", "Unlock jobs that wait", gauge.clone());
+        let latency = &self.unlock_latency;
+        r.register("unlock_latency_ms", "From queueing to installed", latency.clone());
+        r.register("active_conns", "Connections to the enclave", self.active_conns.clone());
+        let counters = [
+            ("grpc_stream_resets", "Sign streams that ended early", &self.stream_resets),
+            ("pool_exhausted", "Requests without a connection", &self.pool_exhausted),
+            ("retry", "Requests sent again to the enclave", &self.retries),
+            ("responses_429", "Answers 429", &self.responses_429),
+            ("responses_503", "Answers 503", &self.responses_503),
+            ("boundary_crossings", "Messages to the enclave", &self.boundary_crossings),
+        ];
+        for (name, help, counter) in counters {
+            r.register(name, help, counter.clone());
+        }
+        r.register("rng_source", "1 for the enclave's generator", self.rng_source.clone());
+        let help = "0 admitting, 1 probing, 2 shut";
+        r.register("circuit_breaker_state", help, self.breaker_state.clone());
+        r.register("batch_size_hist", "Digests of one message", self.batch_size.clone());
+    }
+
+    /// Counts one answered request.
+    pub(crate) fn answered(&self, method: Method, http_status: u16) {
+        let class = match http_status {
+            200..=299 => "2xx",
+            300..=399 => "3xx",
+            400..=499 => "4xx",
+            _ => "5xx",
+        };
+        self.requests.get_or_create(&[("method", method.as_str()), ("code", class)]).inc();
+        match http_status {
+            429 => drop(self.responses_429.inc()),
+            503 => drop(self.responses_503.inc()),
+            _ => {}
+        }
+    }
+
+    /// Records how long a phase of `method` took.
+    pub(crate) fn phase(&self, method: Method, phase: Phase, took: Duration) {
+        let histograms = match method {
+            Method::Sign => &self.sign_phases,
+            Method::Create => &self.create_phases,
+            _ => return,
+        };
+        let histogram = match phase {
+            Phase::Total => &histograms[0],
+            Phase::Ingress => &histograms[1],
+            Phase::Enclave => &histograms[2],
+            Phase::Store => &histograms[3],
+        };
+        histogram.observe(took.as_secs_f64() * 1_000.0);
+    }
+
+    /// An attempt of an unlock failed.
+    pub(crate) fn unlock_failed(&self, keyspace: &str, reason: KmsErrorClass) {
+        let labels =
+            vec![("keyspace", keyspace.to_owned()), ("reason", reason.as_str().to_owned())];
+        self.unlock_fail.get_or_create(&labels).inc();
+    }
+
+    /// An unlock was done.
+    pub(crate) fn unlocked(&self, keyspace: &str, took: Duration) {
+        self.unlock_bg.get_or_create(&by_keyspace(keyspace)).inc();
+        self.unlock_latency.observe(took.as_secs_f64() * 1_000.0);
+    }
+
+    /// The enclave's random generator; the others are no longer in use.
+    pub(crate) fn rng_source(&self, source: &str) {
+        for known in ["nsm-hwrng", "software", "other"] {
+            let labels = vec![("source", known.to_owned())];
+            self.rng_source.get_or_create(&labels).set(i64::from(known == source));
+        }
+    }
+
+    /// The text that Prometheus scrapes.
+    pub(crate) fn encode(&self) -> String {
+        let mut out = String::with_capacity(16 * 1024);
+        // Writing to a String cannot fail.
+        let _ = encode(&mut out, &self.registry);
+        out
+    }
+}
+
+/// The label `keyspace`.
+pub(crate) fn by_keyspace(keyspace: &str) -> Vec<(&'static str, String)> {
+    vec![("keyspace", keyspace.to_owned())]
+}
+
+fn latency_histogram() -> Histogram {
+    Histogram::new(LATENCY_BUCKETS_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_contract() {
+        let metrics = Metrics::new();
+        metrics.answered(Method::Sign, 200);
+        metrics.answered(Method::Sign, 503);
+        metrics.phase(Method::Sign, Phase::Total, Duration::from_micros(250));
+        metrics.unlock_failed("default", KmsErrorClass::Denied);
+        metrics.unlocked("default", Duration::from_millis(80));
+        metrics.unlock_required.get_or_create(&by_keyspace("default")).inc();
+        metrics.unlock_retry.get_or_create(&by_keyspace("default")).inc();
+        metrics.rng_source("nsm-hwrng");
+        let text = metrics.encode();
+        for line in [
+            "http_grpc_requests_total{method=\"sign\",code=\"2xx\"} 1",
+            "http_grpc_requests_total{method=\"sign\",code=\"5xx\"} 1",
+            "responses_503_total 1",
+            "sign_latency_ms_bucket{le=\"0.3\",phase=\"total\"} 1",
+            "unlock_fail_total{keyspace=\"default\",reason=\"denied\"} 1",
+            "unlock_required_total{keyspace=\"default\"} 1",
+            "unlock_retry_total{keyspace=\"default\"} 1",
+            "unlock_queue_depth 0",
+            "active_conns 0",
+            "grpc_stream_resets_total 0",
+            "rng_source{source=\"nsm-hwrng\"} 1",
+            "rng_source{source=\"software\"} 0",
+            "boundary_crossings_total 0",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! One connection to an enclave: byte stream, handshake, HTTP/2.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use sigil_enclave_protocol::EnclaveAddress;
+use sigil_enclave_protocol::bounds::MESSAGE_BYTES_MAX;
+use sigil_enclave_protocol::handshake::Purpose;
+use sigil_enclave_protocol::handshake::io::{HandshakeError, connect};
+use sigil_enclave_protocol::handshake::{BootId, ClaimToken};
+use sigil_enclave_protocol::v1::enclave_client::EnclaveClient;
+use tokio::task::JoinHandle;
+
+use super::transport::EnclaveStream;
+
+/// Row S2a.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The generated client over one connection.
+pub(crate) type Client = EnclaveClient<Http2>;
+
+/// One HTTP/2 connection as a tonic transport.
+#[derive(Clone, Debug)]
+pub(crate) struct Http2(SendRequest<tonic::body::Body>);
+
+/// An open connection; dropping it closes it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) client: Client,
+    /// Worker of the enclave that serves it.
+    pub(crate) worker_index: u16,
+    driver: JoinHandle<()>,
+}
+
+/// Why a connection did not come to be.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    #[error("connect: {0}")]
+    Connect(#[from] std::io::Error),
+    #[error("handshake: {0}")]
+    Handshake(#[from] HandshakeError),
+    #[error("HTTP/2: {0}")]
+    Http2(#[from] hyper::Error),
+    #[error("boot {0} answers at the enclave's address")]
+    OtherBoot(BootId),
+}
+
+// === impl Session ===
+
+impl Session {
+    /// Connects to `address` and proves `token`; only `boot_id` may answer.
+    pub(crate) async fn open(
+        address: &EnclaveAddress,
+        boot_id: BootId,
+        token: &ClaimToken,
+    ) -> Result<Self, SessionError> {
+        let mut stream = EnclaveStream::connect(address).await?;
+        let accepted = connect(&mut stream, Purpose::Rpc, token).await?;
+        if accepted.hello.boot_id != boot_id {
+            return Err(SessionError::OtherBoot(accepted.hello.boot_id));
+        }
+        let (sender, connection) = Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        let driver = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection to the enclave ended");
+            }
+        });
+        let origin = http::Uri::from_static("http://enclave");
+        let client = EnclaveClient::with_origin(Http2(sender), origin)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        Ok(Self { client, worker_index: accepted.worker_index, driver })
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+// === impl Http2 ===
+
+impl tower::Service<http::Request<tonic::body::Body>> for Http2 {
+    type Response = http::Response<hyper::body::Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, hyper::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}

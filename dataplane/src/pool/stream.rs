@@ -1,0 +1,171 @@
+//! The long-lived `Sign` stream of one connection. Whatever is queued goes as one message, at most
+//! 32 digests; nobody waits when idle. Answers find their callers by tag, in any order.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use sigil_enclave_protocol::bounds::BATCH_ITEMS_MAX;
+use sigil_enclave_protocol::v1::{SignBatch, SignItem, SignResult};
+use tokio::sync::{mpsc, oneshot};
+
+use super::session::Client;
+use crate::metrics::Metrics;
+
+/// Requests that may wait for one connection: 32 batches, about 16 ms of one worker.
+pub(super) const QUEUE_DEPTH_MAX: usize = 1_024;
+
+/// A request and who waits for its answer. Dropping it tells them that the connection is lost.
+pub(super) struct Job {
+    pub(super) item: SignItem,
+    pub(super) reply: oneshot::Sender<SignResult>,
+}
+
+/// Callers by tag. Tags are reused, so they stay small.
+#[derive(Default)]
+struct InFlight {
+    callers: Vec<Option<oneshot::Sender<SignResult>>>,
+    free: Vec<u32>,
+}
+
+/// The outbound half.
+struct Outbound {
+    queue: mpsc::Receiver<Job>,
+    in_flight: Arc<Mutex<InFlight>>,
+    jobs: Vec<Job>,
+    metrics: Arc<Metrics>,
+}
+
+/// Runs the stream until it ends. Every caller without an answer then learns that it is lost.
+pub(super) async fn run(
+    mut client: Client,
+    queue: mpsc::Receiver<Job>,
+    metrics: Arc<Metrics>,
+) -> Result<(), tonic::Status> {
+    let in_flight = Arc::new(Mutex::new(InFlight::default()));
+    let outbound = Outbound {
+        queue,
+        in_flight: Arc::clone(&in_flight),
+        jobs: Vec::with_capacity(BATCH_ITEMS_MAX),
+        metrics,
+    };
+    let result = exchange(&mut client, outbound, &in_flight).await;
+    *lock(&in_flight) = InFlight::default();
+    result
+}
+
+async fn exchange(
+    client: &mut Client,
+    outbound: Outbound,
+    in_flight: &Mutex<InFlight>,
+) -> Result<(), tonic::Status> {
+    let mut inbound = client.sign(outbound).await?.into_inner();
+    while let Some(batch) = inbound.message().await? {
+        let mut in_flight = lock(in_flight);
+        for result in batch.results {
+            if let Some(caller) = in_flight.take(result.tag) {
+                // A caller whose deadline passed is gone; the answer is dropped.
+                let _ = caller.send(result);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The lock is held for a few instructions and never over an await.
+fn lock(in_flight: &Mutex<InFlight>) -> std::sync::MutexGuard<'_, InFlight> {
+    in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl InFlight ===
+
+impl InFlight {
+    fn put(&mut self, caller: oneshot::Sender<SignResult>) -> u32 {
+        if let Some(tag) = self.free.pop()
+            && let Some(slot) = self.callers.get_mut(tag as usize)
+        {
+            *slot = Some(caller);
+            return tag;
+        }
+        self.callers.push(Some(caller));
+        u32::try_from(self.callers.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    /// `None` for a tag that is not in flight, whatever the enclave says.
+    fn take(&mut self, tag: u32) -> Option<oneshot::Sender<SignResult>> {
+        let caller = self.callers.get_mut(tag as usize)?.take()?;
+        self.free.push(tag);
+        Some(caller)
+    }
+}
+
+// === impl Outbound ===
+
+impl Stream for Outbound {
+    type Item = SignBatch;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<SignBatch>> {
+        let this = self.get_mut();
+        match this.queue.poll_recv_many(cx, &mut this.jobs, BATCH_ITEMS_MAX) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(0) => Poll::Ready(None),
+            Poll::Ready(count) => {
+                this.metrics.boundary_crossings.inc();
+                #[allow(clippy::cast_precision_loss, reason = "at most 32")]
+                this.metrics.batch_size.observe(count as f64);
+                let mut in_flight = lock(&this.in_flight);
+                let tagged = this.jobs.drain(..).map(|Job { mut item, reply }| {
+                    item.tag = in_flight.put(reply);
+                    item
+                });
+                Poll::Ready(Some(SignBatch { items: tagged.collect() }))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::StreamExt;
+
+    fn job(reply: oneshot::Sender<SignResult>) -> Job {
+        Job { item: SignItem::default(), reply }
+    }
+
+    #[tokio::test]
+    async fn what_is_queued_goes_together_and_at_most_32_at_once() {
+        let (sender, queue) = mpsc::channel(QUEUE_DEPTH_MAX);
+        let in_flight = Arc::new(Mutex::new(InFlight::default()));
+        let mut outbound = Outbound {
+            queue,
+            in_flight: Arc::clone(&in_flight),
+            jobs: Vec::new(),
+            metrics: Arc::new(Metrics::new()),
+        };
+        for _ in 0..40 {
+            sender.try_send(job(oneshot::channel().0)).ok().unwrap();
+        }
+        let first = outbound.next().await.unwrap();
+        let second = outbound.next().await.unwrap();
+        assert_eq!((first.items.len(), second.items.len()), (32, 8));
+        let mut tags: Vec<_> =
+            first.items.iter().chain(&second.items).map(|item| item.tag).collect();
+        tags.sort_unstable();
+        tags.dedup();
+        assert_eq!(tags.len(), 40, "tags in flight are unique");
+        drop(sender);
+        assert!(outbound.next().await.is_none());
+    }
+
+    #[test]
+    fn tags_are_reused_and_unknown_ones_ignored() {
+        let mut in_flight = InFlight::default();
+        let tag = in_flight.put(oneshot::channel().0);
+        assert!(in_flight.take(tag + 1).is_none());
+        assert!(in_flight.take(tag).is_some());
+        assert!(in_flight.take(tag).is_none(), "an answer counts once");
+        assert_eq!(in_flight.put(oneshot::channel().0), tag);
+    }
+}

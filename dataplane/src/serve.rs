@@ -1,0 +1,219 @@
+//! From settings to a running process: open and bind everything, then start threads, then serve until
+//! told to stop.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use anyhow::Context;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+
+use crate::admin::Admin;
+use crate::app::App;
+use crate::attest::{Attester, BirthVerifier, Trust};
+use crate::config::{Config, ListenAddress};
+use crate::ingress::Ingress;
+use crate::ingress::listener::{Bound, bind_all};
+use crate::metrics::Metrics;
+use crate::pool::{BootWatch, Pool};
+use crate::status::{MemberStatus, StatusWriter};
+use crate::store::{EmbeddedStore, Records};
+use crate::unlock::Unlocker;
+
+/// Threads of the control runtime: hand-off, attestation, unlock, admin, Kubernetes.
+const CONTROL_THREADS: usize = 2;
+/// The control runtime's own connection to the enclave.
+const CONTROL_CONNECTIONS: usize = 1;
+
+/// A running dataplane. Dropping it without [`Server::stop`] leaves its threads running.
+pub struct Server {
+    /// Where applications connect; the real port if 0 was configured.
+    pub public: ListenAddress,
+    /// Where probes and metrics are.
+    pub admin: ListenAddress,
+    /// Newest status.
+    pub status: watch::Receiver<MemberStatus>,
+    stop: watch::Sender<bool>,
+    workers: Vec<JoinHandle<()>>,
+    control: Runtime,
+}
+
+/// What every worker thread gets.
+struct Shared {
+    config: Config,
+    boots: BootWatch,
+    records: Records,
+    unlocker: Unlocker,
+    births: Arc<BirthVerifier>,
+    metrics: Arc<Metrics>,
+    stop: watch::Receiver<bool>,
+    workers: usize,
+}
+
+impl Server {
+    /// Opens the store, reads the trust files, binds the listeners, starts everything.
+    ///
+    /// # Errors
+    /// Anything of that fails; nothing is left running then.
+    pub fn start(config: Config) -> anyhow::Result<Self> {
+        let trust = Arc::new(Trust::load(&config)?);
+        let workers = worker_count(&config);
+        let (public_sockets, public) = bind_all(&config.listeners.public, workers)
+            .with_context(|| format!("listeners.public: {}", config.listeners.public))?;
+        let (admin_sockets, admin) = bind_all(&config.listeners.admin, 1)
+            .with_context(|| format!("listeners.admin: {}", config.listeners.admin))?;
+        let status = StatusWriter::new(&config.keyspaces.0);
+        let for_store = status.clone();
+        let store = EmbeddedStore::open(&config.store.embedded.path, move |durable| {
+            for_store.update(|status| status.store_durable = durable);
+        })?;
+        let metrics = Arc::new(Metrics::new());
+        let (boots_sender, boots) = watch::channel(None);
+        let (stop, stopped) = watch::channel(false);
+        let shared = Arc::new(Shared {
+            boots,
+            records: Records::new(Arc::new(store)),
+            unlocker: Unlocker::new(&config.unlock, Arc::clone(&metrics)),
+            births: Arc::new(BirthVerifier::new(Arc::clone(&trust))),
+            metrics: Arc::clone(&metrics),
+            stop: stopped,
+            workers,
+            config,
+        });
+        let control = Builder::new_multi_thread()
+            .worker_threads(CONTROL_THREADS)
+            .thread_name("control")
+            .enable_all()
+            .build()?;
+        let attester = Attester {
+            handoff: shared.config.enclave.handoff.clone(),
+            trust,
+            boots: boots_sender,
+            status: status.clone(),
+            metrics,
+        };
+        control.spawn(run_control(Arc::clone(&shared), attester, status.clone(), admin_sockets));
+        let workers = start_workers(&shared, public_sockets)?;
+        tracing::info!(%public, %admin, workers = workers.len(), "listening");
+        Ok(Self { public, admin, status: status.subscribe(), stop, workers, control })
+    }
+
+    /// Stops accepting, lets requests in flight end, closes the store.
+    pub fn stop(self) {
+        self.stop.send_replace(true);
+        for worker in self.workers {
+            if worker.join().is_err() {
+                tracing::error!("a worker thread panicked");
+            }
+        }
+        // Blocking reads of the store end by themselves; nothing else needs waiting for.
+        self.control.shutdown_timeout(std::time::Duration::from_secs(1));
+    }
+
+    /// Waits on the control runtime, for a signal for example.
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.control.block_on(work)
+    }
+}
+
+async fn run_control(
+    shared: Arc<Shared>,
+    attester: Attester,
+    status: StatusWriter,
+    admin: Vec<Bound>,
+) {
+    let page = Admin {
+        metrics: Arc::clone(&shared.metrics),
+        status: status.clone(),
+        unlocker: shared.unlocker.clone(),
+    };
+    for socket in admin {
+        match socket.listen() {
+            Ok(listener) => {
+                tokio::spawn(page.serve(listener));
+                break;
+            }
+            Err(error) => {
+                tracing::error!(%error, "admin listener");
+                return;
+            }
+        }
+    }
+    let metrics = Arc::clone(&shared.metrics);
+    let pool = Pool::start(shared.boots.clone(), CONTROL_CONNECTIONS, metrics);
+    let boots = shared.boots.clone();
+    let records = shared.records.clone();
+    shared.unlocker.start(&shared.config, pool, records, boots, status).await;
+    attester.run().await;
+}
+
+fn start_workers(shared: &Arc<Shared>, sockets: Vec<Bound>) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let cpus = allowed_cpus();
+    let mut threads = Vec::with_capacity(sockets.len());
+    for (index, socket) in sockets.into_iter().enumerate() {
+        let shared = Arc::clone(shared);
+        let cpu = cpus.get(index % cpus.len().max(1)).copied();
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || run_worker(&runtime, &shared, socket, cpu))?;
+        threads.push(thread);
+    }
+    Ok(threads)
+}
+
+fn run_worker(runtime: &Runtime, shared: &Shared, socket: Bound, cpu: Option<usize>) {
+    if let Some(cpu) = cpu {
+        let mut set = CpuSet::new();
+        set.set(cpu);
+        // Unpinned is slower, not wrong.
+        if let Err(error) = sched_setaffinity(None, &set) {
+            tracing::warn!(%error, cpu, "worker not pinned");
+        }
+    }
+    runtime.block_on(async {
+        let connections = shared.config.enclave.connections.div_ceil(shared.workers);
+        let pool = Pool::start(shared.boots.clone(), connections, Arc::clone(&shared.metrics));
+        let app = App::new(
+            pool,
+            shared.records.clone(),
+            shared.unlocker.clone(),
+            Arc::clone(&shared.births),
+            Arc::clone(&shared.metrics),
+            shared.config.keyspaces.0.clone().into(),
+        );
+        let ingress = Arc::new(Ingress::new(Arc::new(app), shared.config.limits.clone()));
+        match socket.listen() {
+            Ok(listener) => ingress.serve(listener, shared.stop.clone()).await,
+            Err(error) => tracing::error!(%error, "public listener"),
+        }
+    });
+}
+
+fn worker_count(config: &Config) -> usize {
+    match config.workers {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        count => count,
+    }
+}
+
+fn allowed_cpus() -> Vec<usize> {
+    let Ok(set) = sched_getaffinity(None) else { return Vec::new() };
+    (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
+}
+
+/// Waits for SIGTERM or SIGINT.
+pub async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("no signal handlers; stopping is by SIGKILL only");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

@@ -1,0 +1,435 @@
+//! The cold path: DEKs are unlocked behind callers' backs. A request that meets a locked DEK queues a
+//! job and answers at once; workers of the control runtime do the rest, with retries, a breaker for
+//! KMS, and no end: no failure of KMS needs a restart.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sigil_enclave_protocol::KeyId;
+use sigil_enclave_protocol::handshake::BootId;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use crate::config::{Config, Unlock};
+use crate::metrics::{Metrics, by_keyspace};
+use crate::pool::backoff::{Backoff, random};
+use crate::pool::{Boot, BootWatch, Pool};
+use crate::status::{KmsErrorClass, StatusWriter};
+use crate::store::Records;
+
+mod authorize;
+mod breaker;
+mod exchange;
+mod queue;
+mod self_test;
+mod tunnel;
+mod worker;
+
+use authorize::Authorizer;
+use breaker::{Admission, Breaker};
+use exchange::{ExchangeError, Exchanger};
+pub(crate) use queue::Target;
+use queue::{Job, JobKey, Next, Queue, Reason};
+use worker::{Unlocked, Worker, dek_key};
+
+/// DEKs of a keyspace read at once from the store.
+const DEK_PAGE_ROWS: usize = 64;
+/// Rounds of failed attempts after which a person should look (row U3).
+const ROUNDS_UNTIL_PERSON: u32 = 3;
+/// Part of a DEK's life after which it is unlocked again: 55 of 60 minutes at the baseline.
+const RENEW_AT: f64 = 55.0 / 60.0;
+
+/// Asks for unlocks. Cheap to clone; used from every thread.
+#[derive(Clone)]
+pub(crate) struct Unlocker {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Notify,
+    metrics: Arc<Metrics>,
+    settings: Unlock,
+}
+
+struct State {
+    queue: Queue,
+    breaker: Breaker,
+}
+
+/// Runs jobs.
+struct Runner {
+    shared: Arc<Shared>,
+    worker: Worker,
+    boots: BootWatch,
+    status: StatusWriter,
+    keyspaces: Vec<String>,
+}
+
+// === impl Unlocker ===
+
+impl Unlocker {
+    /// A queue without workers yet.
+    pub(crate) fn new(settings: &Unlock, metrics: Arc<Metrics>) -> Self {
+        let state = State {
+            queue: Queue::new(settings.queue_depth_max, settings.queue_time_max()),
+            breaker: Breaker::new(settings.recovery()),
+        };
+        Self {
+            shared: Arc::new(Shared {
+                state: Mutex::new(state),
+                wake: Notify::new(),
+                metrics,
+                settings: settings.clone(),
+            }),
+        }
+    }
+
+    /// Starts workers on the current runtime; they follow `boots`.
+    pub(crate) async fn start(
+        &self,
+        config: &Config,
+        pool: Pool,
+        records: Records,
+        boots: BootWatch,
+        status: StatusWriter,
+    ) {
+        let authorizer = Authorizer::from_environment(&config.kms).await;
+        let exchanger = Exchanger::new(pool, authorizer, config.kms.clone(), config.unlock.clone());
+        let runner = Arc::new(Runner {
+            shared: Arc::clone(&self.shared),
+            worker: Worker { exchanger, records, key_arn: config.kms.key_arn.clone() },
+            boots: boots.clone(),
+            status,
+            keyspaces: config.keyspaces.0.clone(),
+        });
+        tokio::spawn(follow_boots(Arc::clone(&runner), boots));
+        for _ in 0..config.unlock.workers {
+            tokio::spawn(work(Arc::clone(&runner)));
+        }
+    }
+
+    /// Queues an unlock for a request that met a locked DEK, or joins the one that is queued.
+    /// Gives its id; `None` if the queue is full.
+    pub(crate) fn demand(
+        &self,
+        keyspace: &str,
+        target: Target,
+        key_id: Option<KeyId>,
+    ) -> Option<Arc<str>> {
+        self.shared.metrics.unlock_required.get_or_create(&by_keyspace(keyspace)).inc();
+        let key = JobKey { keyspace: keyspace.into(), target };
+        let queued = self.shared.request(key, Reason::Demand, key_id);
+        if queued.is_none() {
+            self.shared.metrics.unlock_failed(keyspace, KmsErrorClass::QueueFull);
+        }
+        queued
+    }
+
+    /// A hint for the caller, uniform between the configured bounds, ms.
+    pub(crate) fn retry_hint_ms(&self) -> u32 {
+        let settings = &self.shared.settings;
+        let width = settings.retry_after_max_ms.saturating_sub(settings.retry_after_min_ms) + 1;
+        #[allow(clippy::cast_precision_loss, reason = "at most 60,000")]
+        let part = Duration::from_millis(width).mul_f64(random() * 0.999_999).as_millis();
+        let hint = settings.retry_after_min_ms + u64::try_from(part).unwrap_or(0);
+        u32::try_from(hint).unwrap_or(u32::MAX)
+    }
+
+    /// Lets everything that backs off run now.
+    pub(crate) fn retry_now(&self) {
+        {
+            let mut state = self.shared.lock();
+            state.breaker.reset();
+            state.queue.retry_all(Instant::now());
+        }
+        self.shared.wake.notify_waiters();
+    }
+
+    /// What `/debug/unlock` shows: at most 100 jobs.
+    pub(crate) fn debug(&self) -> serde_json::Value {
+        const JOBS_MAX: usize = 100;
+        let state = self.shared.lock();
+        let now = Instant::now();
+        let jobs: Vec<_> = state
+            .queue
+            .inspect(JOBS_MAX)
+            .into_iter()
+            .map(|(job, place)| {
+                serde_json::json!({
+                    "unlockRequestId": &*job.id,
+                    "keyspace": &*job.key.keyspace,
+                    "dekId": match job.key.target {
+                        Target::Sealing => None,
+                        Target::Dek(id) => Some(const_hex::encode(id)),
+                    },
+                    "keyId": job.key_id.map(|id| id.to_string()),
+                    "place": place,
+                    "ageMs": u64::try_from((now - job.queued_at).as_millis()).unwrap_or(u64::MAX),
+                    "roundsFailed": job.rounds_failed,
+                    "lastError": job.last_error.map(KmsErrorClass::as_str),
+                })
+            })
+            .collect();
+        serde_json::json!({
+            "depth": state.queue.depth(),
+            "depthMax": self.shared.settings.queue_depth_max,
+            "workers": self.shared.settings.workers,
+            "breaker": state.breaker.name(),
+            "jobs": jobs,
+        })
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Held for a few instructions, never over an await.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn request(&self, key: JobKey, reason: Reason, key_id: Option<KeyId>) -> Option<Arc<str>> {
+        let queued = {
+            let mut state = self.lock();
+            let result = state.queue.request(key, &new_id(), reason, key_id, Instant::now());
+            self.show(&state);
+            result
+        };
+        self.wake.notify_waiters();
+        queued.ok()
+    }
+
+    /// The next job that may run now, or when to look again.
+    fn take(&self) -> Next {
+        let now = Instant::now();
+        let mut state = self.lock();
+        match state.breaker.admit(now) {
+            Admission::Until(until) => return Next::Idle(Some(until)),
+            Admission::Waiting => return Next::Idle(None),
+            Admission::Admitted => {}
+        }
+        let next = state.queue.take(now, &mut |job| {
+            self.metrics.unlock_failed(&job.key.keyspace, KmsErrorClass::Expired);
+            tracing::warn!(unlock_request_id = &*job.id, "unlock expired in the queue");
+        });
+        if matches!(next, Next::Idle(_)) {
+            state.breaker.undecided(now);
+        }
+        self.show(&state);
+        next
+    }
+
+    fn show(&self, state: &State) {
+        let depth = i64::try_from(state.queue.depth()).unwrap_or(i64::MAX);
+        self.metrics.unlock_queue_depth.set(depth);
+        self.metrics.breaker_state.get_or_create(&[("upstream", "kms")]).set(state.breaker.gauge());
+    }
+
+    /// Reports a job's end to breaker and queue; gives the rounds that failed.
+    fn finish(&self, job: &Job, result: &Result<Unlocked, ExchangeError>) -> u32 {
+        let now = Instant::now();
+        let rounds = {
+            let mut state = self.lock();
+            let rounds = match result {
+                Ok(unlocked) => {
+                    state.breaker.answered();
+                    let life = Duration::from_millis(unlocked.valid_for_ms);
+                    state.queue.done(job, now, Some(life.mul_f64(RENEW_AT)));
+                    0
+                }
+                Err(error) => {
+                    match error.class {
+                        _ if error.is_about_kms() => state.breaker.failed(now),
+                        KmsErrorClass::Enclave => state.breaker.undecided(now),
+                        _ => state.breaker.answered(),
+                    }
+                    state.queue.failed(job, error.class, now, self.settings.recovery())
+                }
+            };
+            self.show(&state);
+            rounds
+        };
+        self.wake.notify_waiters();
+        rounds
+    }
+}
+
+// === impl Runner ===
+
+impl Runner {
+    fn boot(&self, boot_id: BootId) -> Option<Arc<Boot>> {
+        self.boots.borrow().clone().filter(|boot| boot.boot_id == boot_id)
+    }
+
+    /// One job, with its attempts.
+    async fn run(&self, job: &Job) {
+        let Some(boot) = self.boot(job.boot_id) else {
+            self.shared.lock().breaker.undecided(Instant::now());
+            return;
+        };
+        let settings = &self.shared.settings;
+        let mut backoff = Backoff::new(
+            Duration::from_millis(settings.backoff_min_ms),
+            Duration::from_millis(settings.backoff_max_ms),
+        );
+        let mut attempt = 1;
+        let result = loop {
+            let result = self.attempt(job, &boot).await;
+            let Err(error) = &result else { break result };
+            self.shared.metrics.unlock_failed(&job.key.keyspace, error.class);
+            tracing::warn!(
+                unlock_request_id = &*job.id,
+                keyspace = &*job.key.keyspace,
+                attempt,
+                reason = error.class.as_str(),
+                detail = error.detail,
+                "unlock attempt failed"
+            );
+            if attempt >= settings.attempts_max || self.boot(job.boot_id).is_none() {
+                break result;
+            }
+            attempt += 1;
+            self.shared.metrics.unlock_retry.get_or_create(&by_keyspace(&job.key.keyspace)).inc();
+            tokio::time::sleep(backoff.wait(random())).await;
+        };
+        self.report(job, &boot, &result).await;
+    }
+
+    async fn attempt(&self, job: &Job, boot: &Boot) -> Result<Unlocked, ExchangeError> {
+        let dek_id = self.worker.resolve(job, boot).await?;
+        let name = dek_key(&job.key.keyspace, dek_id);
+        let claimed = name != job.key && self.shared.lock().queue.claim(job, &name);
+        let result = self.worker.open(job, dek_id, boot).await;
+        if claimed {
+            self.shared.lock().queue.release(job, &name);
+        }
+        result
+    }
+
+    async fn report(&self, job: &Job, boot: &Boot, result: &Result<Unlocked, ExchangeError>) {
+        let keyspace = &*job.key.keyspace;
+        let rounds = self.shared.finish(job, result);
+        if self.boot(job.boot_id).is_none() {
+            return;
+        }
+        match result {
+            Ok(unlocked) => {
+                self.shared.metrics.unlocked(keyspace, job.queued_at.elapsed());
+                self.status.update_keyspace(keyspace, |status| {
+                    status.unlocked |= unlocked.sealing;
+                    status.kms_error = None;
+                    status.needs_person = false;
+                });
+                tracing::info!(
+                    unlock_request_id = &*job.id,
+                    keyspace,
+                    dek_id = const_hex::encode(unlocked.dek_id),
+                    sealing = unlocked.sealing,
+                    valid_for_ms = unlocked.valid_for_ms,
+                    "unlocked"
+                );
+                if unlocked.sealing {
+                    self.list_others(keyspace, unlocked.dek_id).await;
+                    self.self_test(keyspace, boot).await;
+                }
+            }
+            Err(error) => {
+                let needs_person = rounds >= ROUNDS_UNTIL_PERSON;
+                self.status.update_keyspace(keyspace, |status| {
+                    status.kms_error = Some(error.class);
+                    status.needs_person |= needs_person;
+                });
+                if rounds == ROUNDS_UNTIL_PERSON {
+                    tracing::error!(
+                        unlock_request_id = &*job.id,
+                        keyspace,
+                        reason = error.class.as_str(),
+                        detail = error.detail,
+                        "unlock keeps failing; somebody should look, retries go on"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Old keys are under old DEKs: every DEK that the store lists is unlocked too.
+    async fn list_others(&self, keyspace: &str, sealing: [u8; 16]) {
+        let name: Arc<str> = keyspace.into();
+        let mut after = None;
+        loop {
+            match self.worker.records.deks(keyspace, after, DEK_PAGE_ROWS).await {
+                Ok((deks, next)) => {
+                    for dek in deks.iter().filter(|dek| dek.dek_id != sealing) {
+                        self.shared.request(dek_key(&name, dek.dek_id), Reason::Boot, None);
+                    }
+                    if next.is_none() {
+                        return;
+                    }
+                    after = next;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, keyspace, "the keyspace's DEKs cannot be listed");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn self_test(&self, keyspace: &str, boot: &Boot) {
+        match self_test::run(&self.worker.exchanger.pool, keyspace, boot).await {
+            Ok(()) => {
+                let now_ms = crate::app::now_ms();
+                self.status.update_keyspace(keyspace, |status| {
+                    status.test_signature_ms = Some(now_ms);
+                });
+            }
+            Err(error) => tracing::error!(keyspace, error, "test signature failed"),
+        }
+    }
+}
+
+/// A new boot knows no DEK: everything of the configured keyspaces is asked for, in the background.
+async fn follow_boots(runner: Arc<Runner>, mut boots: BootWatch) {
+    loop {
+        let boot = boots.borrow_and_update().clone();
+        runner.shared.lock().queue.start_boot(boot.as_ref().map(|boot| boot.boot_id));
+        if boot.is_some() {
+            for keyspace in &runner.keyspaces {
+                let key = JobKey { keyspace: keyspace.as_str().into(), target: Target::Sealing };
+                runner.shared.request(key, Reason::Boot, None);
+            }
+        }
+        runner.shared.wake.notify_waiters();
+        if boots.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn work(runner: Arc<Runner>) {
+    loop {
+        // Listening starts before looking, so that no wake-up is missed.
+        let woken = runner.shared.wake.notified();
+        tokio::pin!(woken);
+        woken.as_mut().enable();
+        match runner.shared.take() {
+            Next::Run(job) => runner.run(&job).await,
+            Next::Idle(Some(until)) => {
+                tokio::select! {
+                    () = woken => {}
+                    () = sleep_until(until) => {}
+                }
+            }
+            Next::Idle(None) => woken.await,
+        }
+    }
+}
+
+/// `u-` and 16 hex digits.
+fn new_id() -> String {
+    let mut bytes = [0_u8; 8];
+    // An id that repeats would confuse logs, and nothing else.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    format!("u-{}", const_hex::encode(bytes))
+}

@@ -1,0 +1,252 @@
+//! One exchange with KMS: begin in the enclave, sign here, tunnel, authorize, result.
+
+use std::time::{Duration, SystemTime};
+
+use sigil_enclave_protocol::bounds::UNLOCKS_OPEN_MAX;
+use sigil_enclave_protocol::v1::unlock_begin_request::What;
+use sigil_enclave_protocol::v1::{
+    ErrorCode, UnlockAuthorizeReply, UnlockBeginReply, UnlockBeginRequest,
+};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::authorize::{Action, Authorizer};
+use super::tunnel;
+use crate::config::{Kms, Unlock};
+use crate::pool::session::Client;
+use crate::pool::{Boot, Pool};
+use crate::status::KmsErrorClass;
+
+/// Why an exchange gave nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {detail}", class.as_str())]
+pub(super) struct ExchangeError {
+    pub(super) class: KmsErrorClass,
+    /// For log and debug page; never holds a secret.
+    pub(super) detail: String,
+}
+
+/// What the audit says about an exchange.
+pub(super) struct AuditSubject<'a> {
+    pub(super) unlock_request_id: &'a str,
+    pub(super) keyspace: &'a str,
+    pub(super) key_id: Option<String>,
+}
+
+/// Everything that an exchange needs.
+pub(super) struct Exchanger {
+    pub(super) pool: Pool,
+    authorizer: Authorizer,
+    kms: Kms,
+    limits: Unlock,
+    /// The enclave holds few begun unlocks; more would only be refused there.
+    open: Semaphore,
+}
+
+// === impl ExchangeError ===
+
+impl ExchangeError {
+    pub(super) fn new(class: KmsErrorClass, detail: impl Into<String>) -> Self {
+        Self { class, detail: detail.into() }
+    }
+
+    /// The failure is about reaching KMS, so other jobs would meet it too.
+    pub(super) fn is_about_kms(&self) -> bool {
+        matches!(
+            self.class,
+            KmsErrorClass::Throttled | KmsErrorClass::Timeout | KmsErrorClass::KmsError
+        )
+    }
+
+    fn from_enclave(code: i32, aws: Option<&UnlockAuthorizeReply>) -> Self {
+        let code = ErrorCode::try_from(code).unwrap_or(ErrorCode::Internal);
+        let class = match code {
+            ErrorCode::KmsDenied => KmsErrorClass::Denied,
+            ErrorCode::KmsThrottled => KmsErrorClass::Throttled,
+            ErrorCode::KmsTimeout => KmsErrorClass::Timeout,
+            ErrorCode::KmsError | ErrorCode::KmsUnreachable | ErrorCode::TunnelMissing => {
+                KmsErrorClass::KmsError
+            }
+            ErrorCode::KmsAnswerRefused | ErrorCode::DekMismatch | ErrorCode::AttestationFailed => {
+                KmsErrorClass::Attestation
+            }
+            _ => KmsErrorClass::Enclave,
+        };
+        let detail = match aws {
+            Some(reply) => format!(
+                "{} (HTTP {}, {})",
+                code.as_str_name(),
+                reply.http_status,
+                if reply.aws_error_code.is_empty() { "no AWS code" } else { &reply.aws_error_code }
+            ),
+            None => code.as_str_name().to_owned(),
+        };
+        Self { class, detail }
+    }
+}
+
+impl From<tonic::Status> for ExchangeError {
+    fn from(status: tonic::Status) -> Self {
+        Self::new(KmsErrorClass::Enclave, format!("enclave: {}", status.message()))
+    }
+}
+
+// === impl Exchanger ===
+
+impl Exchanger {
+    pub(super) fn new(pool: Pool, authorizer: Authorizer, kms: Kms, limits: Unlock) -> Self {
+        Self { pool, authorizer, kms, limits, open: Semaphore::new(UNLOCKS_OPEN_MAX) }
+    }
+
+    /// Runs one exchange within its limits and audits it.
+    pub(super) async fn run(
+        &self,
+        boot: &Boot,
+        request: UnlockBeginRequest,
+        subject: &AuditSubject<'_>,
+    ) -> Result<UnlockAuthorizeReply, ExchangeError> {
+        let limit = Duration::from_millis(self.limits.operation_timeout_ms);
+        let late = |_| {
+            ExchangeError::new(KmsErrorClass::Timeout, format!("the operation took over {limit:?}"))
+        };
+        timeout(limit, self.run_unlimited(boot, request, subject)).await.map_err(late)?
+    }
+
+    async fn run_unlimited(
+        &self,
+        boot: &Boot,
+        request: UnlockBeginRequest,
+        subject: &AuditSubject<'_>,
+    ) -> Result<UnlockAuthorizeReply, ExchangeError> {
+        let gone = || ExchangeError::new(KmsErrorClass::Enclave, "no attested enclave answers");
+        // A new boot is announced to everybody at once; the connection may be milliseconds behind.
+        let connect_limit = Duration::from_millis(self.limits.connect_timeout_ms);
+        let up = self.pool.wait_for(boot.boot_id);
+        timeout(connect_limit, up).await.map_err(|_| gone())?;
+        let (mut client, answers) = self.pool.client().map_err(|_| gone())?;
+        if answers.boot_id != boot.boot_id {
+            return Err(gone());
+        }
+        // Reached before anything is begun: a begun unlock takes one of few places for 10 s.
+        let credentials = self.authorizer.credentials().await?;
+        let address = self.address();
+        let mut kms = tunnel::dial(&address, connect_limit).await?;
+
+        let _place = self.open.acquire().await.map_err(|_| gone())?;
+        let (action, row_arn) = match &request.what {
+            Some(What::Row(row)) => (Action::Decrypt, Some(row.kms_key_arn.clone())),
+            Some(What::Generate(_)) | None => (Action::GenerateDataKey, None),
+        };
+        let begun = client.unlock_begin(request).await?.into_inner();
+        let wanted = check_begun(&begun)?;
+        if self.kms.address.is_none() && format!("{}:443", wanted.host) != address {
+            kms = tunnel::dial(&format!("{}:443", wanted.host), connect_limit).await?;
+        }
+        let mut signed = self.authorizer.authorize(
+            &credentials,
+            action,
+            row_arn.as_deref(),
+            wanted,
+            SystemTime::now(),
+        )?;
+        signed.unlock_id = begun.unlock_id.clone();
+        let unlock_id = begun.unlock_id.as_ref().try_into().map_err(|_| {
+            ExchangeError::new(KmsErrorClass::Enclave, "the unlock id is not 16 bytes long")
+        })?;
+        crate::failpoint::hit("unlock.begun");
+        let tunnel = tunnel::open(boot, unlock_id).await?;
+        let attempt = Duration::from_millis(self.limits.attempt_timeout_ms);
+        let result = exchange(&mut client, signed, tunnel, kms, attempt).await;
+        if matches!(&result, Err(error) if error.class == KmsErrorClass::Denied) {
+            self.authorizer.forget_credentials().await;
+        }
+        audit(subject, action, &begun, result.as_ref().err());
+        result
+    }
+
+    fn address(&self) -> String {
+        let pinned = || format!("kms.{}.amazonaws.com:443", self.kms.region);
+        self.kms.address.clone().unwrap_or_else(pinned)
+    }
+}
+
+fn check_begun(
+    begun: &UnlockBeginReply,
+) -> Result<&sigil_enclave_protocol::v1::KmsRequest, ExchangeError> {
+    if begun.error != i32::from(ErrorCode::Ok) {
+        return Err(ExchangeError::from_enclave(begun.error, None));
+    }
+    begun.request.as_ref().ok_or_else(|| {
+        ExchangeError::new(KmsErrorClass::Enclave, "the enclave begins without a request")
+    })
+}
+
+/// The tunnel lives as long as the call that needs it.
+async fn exchange(
+    client: &mut Client,
+    signed: sigil_enclave_protocol::v1::UnlockAuthorizeRequest,
+    tunnel: crate::pool::transport::EnclaveStream,
+    kms: tokio::net::TcpStream,
+    limit: Duration,
+) -> Result<UnlockAuthorizeReply, ExchangeError> {
+    let copying = tokio::spawn(tunnel::copy(tunnel, kms));
+    let reply = timeout(limit, client.unlock_authorize(signed)).await;
+    copying.abort();
+    let reply = reply
+        .map_err(|_| {
+            ExchangeError::new(KmsErrorClass::Timeout, format!("KMS took over {limit:?}"))
+        })??
+        .into_inner();
+    if reply.error == i32::from(ErrorCode::Ok) {
+        Ok(reply)
+    } else {
+        Err(ExchangeError::from_enclave(reply.error, Some(&reply)))
+    }
+}
+
+fn audit(
+    subject: &AuditSubject<'_>,
+    action: Action,
+    begun: &UnlockBeginReply,
+    error: Option<&ExchangeError>,
+) {
+    tracing::info!(
+        target: "sigil_dataplane::audit",
+        keyID = begun.request.as_ref().map_or("", |request| request.kms_key_arn.as_str()),
+        kms_op = action.as_str(),
+        attestation_hash = const_hex::encode(&begun.attestation_hash),
+        dek_id = const_hex::encode(&begun.dek_id),
+        keyspace = subject.keyspace,
+        signing_key_id = subject.key_id,
+        unlock_request_id = subject.unlock_request_id,
+        result = error.map_or("ok", |error| error.class.as_str()),
+        detail = error.map(|error| error.detail.as_str()),
+        "unlock_audit"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_of_an_exchange_has_a_class() {
+        let table = [
+            (ErrorCode::KmsDenied, KmsErrorClass::Denied, false),
+            (ErrorCode::KmsThrottled, KmsErrorClass::Throttled, true),
+            (ErrorCode::KmsTimeout, KmsErrorClass::Timeout, true),
+            (ErrorCode::KmsError, KmsErrorClass::KmsError, true),
+            (ErrorCode::KmsUnreachable, KmsErrorClass::KmsError, true),
+            (ErrorCode::TunnelMissing, KmsErrorClass::KmsError, true),
+            (ErrorCode::KmsAnswerRefused, KmsErrorClass::Attestation, false),
+            (ErrorCode::DekMismatch, KmsErrorClass::Attestation, false),
+            (ErrorCode::AttestationFailed, KmsErrorClass::Attestation, false),
+            (ErrorCode::UnlockUnknown, KmsErrorClass::Enclave, false),
+            (ErrorCode::Overloaded, KmsErrorClass::Enclave, false),
+        ];
+        for (code, class, about_kms) in table {
+            let error = ExchangeError::from_enclave(code.into(), None);
+            assert_eq!((error.class, error.is_about_kms()), (class, about_kms), "{code:?}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+use super::*;
+
+const TIME_MAX: Duration = Duration::from_secs(30);
+const BOOT: BootId = BootId([1; 16]);
+
+fn queue(depth_max: usize) -> Queue {
+    let mut queue = Queue::new(depth_max, TIME_MAX);
+    queue.start_boot(Some(BOOT));
+    queue
+}
+
+fn key(target: Target) -> JobKey {
+    JobKey { keyspace: "default".into(), target }
+}
+
+fn dek(n: u8) -> JobKey {
+    key(Target::Dek([n; 16]))
+}
+
+fn ask(queue: &mut Queue, key: JobKey, id: &str, reason: Reason) -> Arc<str> {
+    queue.request(key, id, reason, None, Instant::now()).unwrap()
+}
+
+fn take(queue: &mut Queue) -> Option<Job> {
+    match queue.take(Instant::now(), &mut |_| {}) {
+        Next::Run(job) => Some(job),
+        Next::Idle(_) => None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_job_however_many_ask_even_while_it_runs() {
+    let mut queue = queue(8);
+    let first = ask(&mut queue, dek(1), "a", Reason::Demand);
+    assert_eq!(ask(&mut queue, dek(1), "b", Reason::Demand), first);
+    let job = take(&mut queue).unwrap();
+    assert_eq!(ask(&mut queue, dek(1), "c", Reason::Demand), first);
+    assert!(take(&mut queue).is_none());
+    queue.done(&job, Instant::now(), None);
+    assert_ne!(ask(&mut queue, dek(1), "d", Reason::Demand), first, "a new need is a new job");
+}
+
+#[tokio::test(start_paused = true)]
+async fn demanded_jobs_go_first_and_each_line_is_in_order() {
+    let mut queue = queue(8);
+    ask(&mut queue, dek(1), "boot1", Reason::Boot);
+    ask(&mut queue, dek(2), "boot2", Reason::Boot);
+    ask(&mut queue, dek(3), "demand1", Reason::Demand);
+    ask(&mut queue, dek(4), "demand2", Reason::Demand);
+    let order: Vec<_> =
+        std::iter::from_fn(|| take(&mut queue)).map(|job| job.id.to_string()).collect();
+    assert_eq!(order, ["demand1", "demand2", "boot1", "boot2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_bounded_and_full_is_said() {
+    let mut queue = queue(2);
+    ask(&mut queue, dek(1), "a", Reason::Demand);
+    ask(&mut queue, dek(2), "b", Reason::Demand);
+    let full = queue.request(dek(3), "c", Reason::Demand, None, Instant::now());
+    assert_eq!(full, Err(QueueFull));
+    ask(&mut queue, dek(1), "a", Reason::Demand);
+    assert_eq!(queue.depth(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_job_waits_out_its_delay_and_a_caller_cannot_hurry_it() {
+    let mut queue = queue(8);
+    ask(&mut queue, dek(1), "a", Reason::Demand);
+    let job = take(&mut queue).unwrap();
+    let delay = Duration::from_secs(1);
+    assert_eq!(queue.failed(&job, KmsErrorClass::Denied, Instant::now(), delay), 1);
+    ask(&mut queue, dek(1), "b", Reason::Demand);
+    assert!(take(&mut queue).is_none());
+    tokio::time::advance(delay).await;
+    let again = take(&mut queue).unwrap();
+    assert_eq!((&*again.id, again.rounds_failed), ("a", 1));
+    assert_eq!(again.last_error, Some(KmsErrorClass::Denied));
+    queue.failed(&again, KmsErrorClass::Denied, Instant::now(), delay);
+    queue.retry_all(Instant::now());
+    assert!(take(&mut queue).is_some(), "an operator can hurry it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_comes_by_itself_or_early_on_demand() {
+    let mut queue = queue(8);
+    ask(&mut queue, dek(1), "a", Reason::Boot);
+    let job = take(&mut queue).unwrap();
+    let after = Duration::from_secs(3_300);
+    queue.done(&job, Instant::now(), Some(after));
+    assert!(take(&mut queue).is_none());
+    ask(&mut queue, dek(1), "b", Reason::Demand);
+    let job = take(&mut queue).unwrap();
+    queue.done(&job, Instant::now(), Some(after));
+    tokio::time::advance(after).await;
+    assert_eq!(take(&mut queue).unwrap().reason, Reason::Renewal);
+}
+
+#[tokio::test(start_paused = true)]
+async fn demanded_jobs_expire_and_background_ones_do_not() {
+    let mut queue = queue(8);
+    ask(&mut queue, dek(1), "demand", Reason::Demand);
+    ask(&mut queue, dek(2), "boot", Reason::Boot);
+    tokio::time::advance(TIME_MAX + Duration::from_millis(1)).await;
+    let mut expired = Vec::new();
+    let next = queue.take(Instant::now(), &mut |job| expired.push(job.id.to_string()));
+    assert!(matches!(next, Next::Run(job) if &*job.id == "boot"));
+    assert_eq!(expired, ["demand"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_boot_forgets_everything_and_old_results_change_nothing() {
+    let mut queue = queue(8);
+    ask(&mut queue, dek(1), "a", Reason::Demand);
+    let old = take(&mut queue).unwrap();
+    queue.start_boot(Some(BootId([2; 16])));
+    assert_eq!(queue.depth(), 0);
+    ask(&mut queue, dek(1), "b", Reason::Demand);
+    queue.done(&old, Instant::now(), None);
+    assert_eq!(queue.failed(&old, KmsErrorClass::Enclave, Instant::now(), TIME_MAX), 0);
+    assert_eq!(&*take(&mut queue).unwrap().id, "b");
+    queue.start_boot(None);
+    assert!(queue.request(dek(1), "c", Reason::Demand, None, Instant::now()).is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sealing_job_takes_the_name_of_the_dek_it_found() {
+    let mut queue = queue(8);
+    ask(&mut queue, key(Target::Sealing), "seal", Reason::Boot);
+    let sealing = take(&mut queue).unwrap();
+    assert!(queue.claim(&sealing, &dek(1)));
+    assert_eq!(&*ask(&mut queue, dek(1), "x", Reason::Demand), "seal", "callers join it");
+    queue.release(&sealing, &dek(1));
+    ask(&mut queue, dek(2), "own", Reason::Demand);
+    assert!(!queue.claim(&sealing, &dek(2)), "that DEK has a job already");
+}
