@@ -5,9 +5,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use aws_lc_rs::digest;
 use sigil_attestation::{TrustRoot, UserData};
 use sigil_enclave_image::Pins;
+use sigil_enclave_image::measure::sha384;
 use sigil_enclave_image::pins::VerifyMode as PinnedMode;
 use sigil_enclave_protocol::handshake::BootId;
 use tokio::runtime;
@@ -166,13 +166,11 @@ fn assemble(parts: &Parts, control: runtime::Handle) -> Result<Enclave, BootErro
     let clock = Clock::new(made.document.timestamp_ms, made.received_ms);
     statements.bind(made.bytes, made.document.timestamp_ms);
     let pcr0 = made.document.pcr(0).ok_or(NsmError("its document has no PCR0".into()))?;
-    let mut pins_sha384 = [0; 48];
-    pins_sha384.copy_from_slice(digest::digest(&digest::SHA384, &parts.pins).as_ref());
     Ok(Enclave {
         cache: KeyCache::new(limits(&pins), KEYS_MAX, BLOB_BYTES_TOTAL_MAX),
         dek_hard_ms: DEK_HARD_S.min(pins.ceilings.dek_hard_s.into()) * 1_000,
         pins,
-        pins_sha384,
+        pins_sha384: sha384(&parts.pins),
         boot_id: BootId(boot_id),
         pcr0,
         workers: parts.workers.unwrap_or_else(one_a_core).max(1),

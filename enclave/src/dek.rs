@@ -120,7 +120,12 @@ impl DekTable {
     ///
     /// # Errors
     /// See [`InstallError`].
-    pub fn install(&self, dek: Dek, until_ms: u64, current: bool) -> Result<Installed, InstallError> {
+    pub fn install(
+        &self,
+        dek: Dek,
+        until_ms: u64,
+        current: bool,
+    ) -> Result<Installed, InstallError> {
         let mut inner = self.write();
         let (id, keyspace) = (dek.id, dek.keyspace);
         let mut provenance = dek.provenance;

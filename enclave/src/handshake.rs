@@ -32,6 +32,9 @@ pub trait Room {
     fn take(&self, purpose: Purpose) -> Result<(u16, Self::Place), Refusal>;
 }
 
+/// What an accepted connection is for, and its place; nothing after a claim or a refusal.
+pub type Admitted<R> = Option<(Purpose, <R as Room>::Place)>;
+
 impl Door {
     /// The door of an enclave with `workers` signing workers that nobody has claimed.
     pub fn new(boot_id: BootId, workers: u16) -> Self {
@@ -42,7 +45,7 @@ impl Door {
     ///
     /// # Errors
     /// The stream fails or the peer is too slow; the connection is of no use.
-    pub async fn admit<S, R>(&self, stream: &mut S, room: &R) -> io::Result<Option<(Purpose, R::Place)>>
+    pub async fn admit<S, R>(&self, stream: &mut S, room: &R) -> io::Result<Admitted<R>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
         R: Room,
@@ -68,7 +71,7 @@ impl Door {
         hello: &Hello,
         frame: &[u8; PROOF_BYTES],
         room: &R,
-    ) -> Result<(Verdict, Option<(Purpose, R::Place)>), Refusal> {
+    ) -> Result<(Verdict, Admitted<R>), Refusal> {
         let proof = Proof::decode(frame).map_err(|_| Refusal::Malformed)?;
         let worker_count = self.workers;
         let mut token = self.token.lock().unwrap_or_else(PoisonError::into_inner);

@@ -304,9 +304,8 @@ impl Enclave {
 /// A blob that does not open again would be a lost key.
 fn check_sealed(blob: &[u8], dek: &Dek, scalar: &Secret32) -> Result<(), KeyError> {
     let opened = parse(blob).and_then(|sealed| sealed.open(&dek.secret));
-    let same = opened.is_ok_and(|opened| {
-        opened.expose_secret().ct_eq(scalar.expose_secret()).into()
-    });
+    let same =
+        opened.is_ok_and(|opened| opened.expose_secret().ct_eq(scalar.expose_secret()).into());
     if same { Ok(()) } else { Err(KeyError::Internal) }
 }
 

@@ -57,16 +57,14 @@ impl Service {
     fn activate_key(&self, request: &ActivateRequest) -> Result<ActivateReply, reply::Refused> {
         let name = check::name(&request.keyspace, &request.key_id)?;
         let blob = check::blob(&request.blob)?.ok_or(ErrorCode::InvalidArgument)?;
-        let (public_key, dek_id) =
-            self.enclave.activate(&self.signer(), &name, blob, boot_ms())?;
+        let (public_key, dek_id) = self.enclave.activate(&self.signer(), &name, blob, boot_ms())?;
         Ok(reply::activated(&public_key, &dek_id))
     }
 
     fn prove_key(&self, request: &ProveRequest) -> Result<ProveReply, reply::Refused> {
         let name = check::name(&request.keyspace, &request.key_id)?;
         check::nonce(&request.nonce)?;
-        let statement =
-            self.enclave.prove(&self.signer(), &name, &request.nonce, boot_ms())?;
+        let statement = self.enclave.prove(&self.signer(), &name, &request.nonce, boot_ms())?;
         Ok(reply::proved(statement))
     }
 

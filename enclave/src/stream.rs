@@ -51,8 +51,7 @@ impl Listener {
     pub async fn accept(&self) -> io::Result<OwnedFd> {
         loop {
             let mut guard = self.0.readable().await?;
-            let accept =
-                || rustix::net::accept_with(self.0.get_ref(), SocketFlags::CLOEXEC);
+            let accept = || rustix::net::accept_with(self.0.get_ref(), SocketFlags::CLOEXEC);
             if let Ok(result) = guard.try_io(|_| retry_on_signal(accept)) {
                 return result;
             }

@@ -179,7 +179,11 @@ impl Unlocks {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, waiting: Waiting, tunnel: oneshot::Sender<Stream>) -> Result<UnlockId, UnlockError> {
+    fn add(
+        &self,
+        waiting: Waiting,
+        tunnel: oneshot::Sender<Stream>,
+    ) -> Result<UnlockId, UnlockError> {
         let id = rng::public_bytes().map_err(|_| UnlockError::Internal)?;
         self.sweep(waiting.begun_ms);
         let mut open = self.open();
@@ -243,8 +247,7 @@ impl Enclave {
             .map_err(|_| UnlockError::Attestation)?;
         let request = ExactRequest::new(&target, &context, &operation, &made.bytes);
         let mut attestation_hash = [0; 32];
-        attestation_hash
-            .copy_from_slice(digest::digest(&digest::SHA256, &made.bytes).as_ref());
+        attestation_hash.copy_from_slice(digest::digest(&digest::SHA256, &made.bytes).as_ref());
         let (tunnel_in, tunnel) = oneshot::channel();
         let waiting = Waiting {
             tunnel,
@@ -273,15 +276,17 @@ impl Enclave {
         let _finish = Finish(&self.unlocks, id);
         let life = UNLOCK_BEGIN_LIFE
             .saturating_sub(Duration::from_millis(boot_ms().saturating_sub(waiting.begun_ms)));
-        let Waiting { tunnel, request, operation, what, dek_id, key_arn, document_ms, .. } = waiting;
+        let Waiting { tunnel, request, operation, what, dek_id, key_arn, document_ms, .. } =
+            waiting;
         let tunnel = timeout(life, tunnel).await.map_err(|_| UnlockError::TunnelMissing)?;
         let tunnel = tunnel.map_err(|_| UnlockError::TunnelMissing)?;
         let now_unix_s = self.clock.wall_ms() / 1_000;
         let tls = &self.unlocks.tls;
         let answer = exchange(tunnel, tls, now_unix_s, &request, &headers).await?;
-        let OpenedDek { dek, wrapped } = answer.open(&self.unlocks.recipient, &operation, &key_arn)?;
+        let OpenedDek { dek, wrapped } =
+            answer.open(&self.unlocks.recipient, &operation, &key_arn)?;
         match what {
-            What::Row { row, current } => self.install(row, dek, current, document_ms),
+            What::Row { row, current } => self.install(&row, dek, current, document_ms),
             What::Generate { keyspace, .. } => {
                 let wrapped = wrapped.ok_or(UnlockError::Internal)?;
                 self.give_birth(dek_id, keyspace, wrapped, key_arn, &dek)
@@ -324,12 +329,12 @@ impl Enclave {
 
     fn install(
         &self,
-        row: DekRow,
+        row: &DekRow,
         secret: Secret32,
         current: bool,
         document_ms: u64,
     ) -> Result<Done, UnlockError> {
-        let provenance = self.provenance(&row, &secret)?;
+        let provenance = self.provenance(row, &secret)?;
         let dek = Dek { id: row.dek_id, keyspace: row.keyspace, provenance, secret };
         let until_ms = document_ms.saturating_add(self.dek_hard_ms);
         let installed = self.deks.install(dek, until_ms, current).map_err(|error| match error {

@@ -15,6 +15,9 @@ use crate::stream::Stream;
 
 /// Connections that wait for `accept`.
 const BACKLOG: i32 = 128;
+/// Size of `struct sockaddr_vm`.
+const ADDRESS_BYTES: SocketAddrLen = 16;
+const _: () = assert!(size_of::<VsockAddress>() == 16);
 /// `VMADDR_CID_ANY`.
 const CID_ANY: u32 = u32::MAX;
 
@@ -42,7 +45,7 @@ unsafe impl SocketAddrArg for VsockAddress {
         &self,
         f: impl FnOnce(*const SocketAddrOpaque, SocketAddrLen) -> R,
     ) -> R {
-        f((&raw const *self).cast(), size_of::<Self>() as SocketAddrLen)
+        f((&raw const *self).cast(), ADDRESS_BYTES)
     }
 }
 
@@ -89,8 +92,14 @@ mod tests {
         assert_eq!(size_of::<VsockAddress>(), size_of::<libc::sockaddr_vm>());
         let ours = VsockAddress::new(3, 9000);
         assert_eq!(i32::from(ours.family), libc::AF_VSOCK);
-        assert_eq!(std::mem::offset_of!(VsockAddress, port), std::mem::offset_of!(libc::sockaddr_vm, svm_port));
-        assert_eq!(std::mem::offset_of!(VsockAddress, cid), std::mem::offset_of!(libc::sockaddr_vm, svm_cid));
+        assert_eq!(
+            std::mem::offset_of!(VsockAddress, port),
+            std::mem::offset_of!(libc::sockaddr_vm, svm_port)
+        );
+        assert_eq!(
+            std::mem::offset_of!(VsockAddress, cid),
+            std::mem::offset_of!(libc::sockaddr_vm, svm_cid)
+        );
         assert_eq!((ours.port, ours.cid, CID_ANY), (9000, 3, libc::VMADDR_CID_ANY));
     }
 }

@@ -52,12 +52,13 @@ impl Worker {
         let (connections, dealt) = mpsc::unbounded_channel();
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let service = rpc::Service::new(enclave, Arc::new(Mutex::new(signer)));
-        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            if !pin_to_core(usize::from(index)) {
-                eprintln!("sigil-enclave: worker {index} is not pinned to a core");
-            }
-            runtime.block_on(serve(dealt, service));
-        })?;
+        let thread =
+            std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                if !pin_to_core(usize::from(index)) {
+                    eprintln!("sigil-enclave: worker {index} is not pinned to a core");
+                }
+                runtime.block_on(serve(dealt, service));
+            })?;
         Ok(Self { connections, thread })
     }
 

@@ -94,7 +94,9 @@ fn attestation_request(request: DocumentRequest<'_>) -> Vec<u8> {
     let DocumentRequest { user_data, nonce, public_key } = request;
     encode(|encoder| {
         encoder.map(1)?.str("Attestation")?.map(3)?;
-        for (name, value) in [("user_data", user_data), ("nonce", nonce), ("public_key", public_key)] {
+        for (name, value) in
+            [("user_data", user_data), ("nonce", nonce), ("public_key", public_key)]
+        {
             encoder.str(name)?;
             match value {
                 Some(value) => encoder.bytes(value)?,
@@ -159,7 +161,8 @@ mod tests {
             nonce: None,
             public_key: Some(b"c"),
         });
-        let expected = b"\xa1\x6bAttestation\xa3\x69user_data\x42ab\x65nonce\xf6\x6apublic_key\x41c";
+        let expected =
+            b"\xa1\x6bAttestation\xa3\x69user_data\x42ab\x65nonce\xf6\x6apublic_key\x41c";
         assert_eq!(request, expected);
     }
 

@@ -40,10 +40,21 @@ pub(super) fn blob(bytes: &[u8]) -> Result<Option<&[u8]>, ErrorCode> {
     Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))
 }
 
-/// The name, digest and blob of an item. An authorization is reserved and refused.
-pub(super) fn item(item: &SignItem) -> Result<(KeyName, [u8; 32], Option<&[u8]>), ErrorCode> {
+/// An item whose fields are in bounds.
+pub(super) struct Item<'a> {
+    pub(super) name: KeyName,
+    pub(super) digest: [u8; 32],
+    pub(super) blob: Option<&'a [u8]>,
+}
+
+/// Checks an item. An authorization is reserved and refused.
+pub(super) fn item(item: &SignItem) -> Result<Item<'_>, ErrorCode> {
     ensure(item.authorization.is_empty())?;
-    Ok((name(&item.keyspace, &item.key_id)?, array(&item.digest)?, blob(&item.blob)?))
+    Ok(Item {
+        name: name(&item.keyspace, &item.key_id)?,
+        digest: array(&item.digest)?,
+        blob: blob(&item.blob)?,
+    })
 }
 
 /// The name of a key to make. A policy is reserved and refused.

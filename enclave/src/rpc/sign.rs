@@ -92,7 +92,7 @@ impl Service {
     }
 
     fn acquire(&self, signer: &Signer, item: &SignItem, now_ms: u64) -> Result<Use, Refused> {
-        let (name, digest, blob) = check::item(item)?;
+        let check::Item { name, digest, blob } = check::item(item)?;
         let key = self.enclave.acquire(signer, &name, blob, now_ms)?;
         Ok(Use { key, digest })
     }

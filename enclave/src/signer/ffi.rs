@@ -36,7 +36,10 @@ unsafe impl Send for Context {}
 unsafe extern "C" fn compress(state: *mut u32, blocks: *const u8, count: usize) {
     // SAFETY: libsecp256k1 passes 8 state words and `count` blocks of 64 bytes, not overlapping.
     let (state, blocks) = unsafe {
-        (&mut *state.cast::<[u32; 8]>(), std::slice::from_raw_parts(blocks.cast::<[u8; 64]>(), count))
+        (
+            &mut *state.cast::<[u32; 8]>(),
+            std::slice::from_raw_parts(blocks.cast::<[u8; 64]>(), count),
+        )
     };
     sha2::block_api::compress256(state, blocks);
 }
@@ -111,7 +114,12 @@ impl Context {
     }
 
     /// True if the signature is valid and its S is low.
-    pub(super) fn verify(&self, public_key: &[u8; 33], digest: &[u8; 32], compact: &[u8; 64]) -> bool {
+    pub(super) fn verify(
+        &self,
+        public_key: &[u8; 33],
+        digest: &[u8; 32],
+        compact: &[u8; 64],
+    ) -> bool {
         // SAFETY: a live context; every pointer has the length that the function documents.
         unsafe {
             let mut point = sys::PublicKey::new();

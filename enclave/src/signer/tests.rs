@@ -88,7 +88,10 @@ fn blinding_is_drawn_again_by_count_and_by_age() {
     signer.sign_batch(&[item], 20 + RANDOMIZE_AFTER_MS - 1).unwrap();
     assert_eq!((signer.signed_since_randomized, signer.randomized_ms), (2, 20));
     signer.sign_batch(&[item], 20 + RANDOMIZE_AFTER_MS).unwrap();
-    assert_eq!((signer.signed_since_randomized, signer.randomized_ms), (1, 20 + RANDOMIZE_AFTER_MS));
+    assert_eq!(
+        (signer.signed_since_randomized, signer.randomized_ms),
+        (1, 20 + RANDOMIZE_AFTER_MS)
+    );
     assert_eq!(first[31], second[0], "blinding does not change signatures");
     assert!(signer.sign_batch(&[], 0).unwrap().is_empty());
 }

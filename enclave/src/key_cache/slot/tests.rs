@@ -2,8 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LIMITS: Limits =
-    Limits { soft_ttl_ms: 900, hard_ttl_ms: 1_000, uses: 10, low_water_uses: 3 };
+const LIMITS: Limits = Limits { soft_ttl_ms: 900, hard_ttl_ms: 1_000, uses: 10, low_water_uses: 3 };
 
 fn at(now_ms: u64, dek_until_ms: u64) -> Moment {
     Moment { now_ms, dek_until_ms: Some(dek_until_ms) }
@@ -49,7 +48,10 @@ fn low_water_refreshes_and_no_uses_left_opens_again() {
 #[test]
 fn hard_expiry_erases_and_then_opens_on_demand() {
     assert_eq!(step(warm(0), Event::Tick, at(999, 10_000), &LIMITS), (warm(0), Effect::None));
-    assert_eq!(step(warm(0), Event::Tick, at(1_000, 10_000), &LIMITS), (State::Cool, Effect::Erase));
+    assert_eq!(
+        step(warm(0), Event::Tick, at(1_000, 10_000), &LIMITS),
+        (State::Cool, Effect::Erase)
+    );
     assert_eq!(step(warm(0), Event::Sign, at(1_000, 10_000), &LIMITS), (State::Cool, Effect::Open));
 }
 
