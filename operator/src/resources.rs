@@ -18,3 +18,6 @@ pub use signer_pod::signer_pod;
 pub use signer_ring::signer_ring;
 pub use subset::is_subset;
 pub use volume_claim::volume_claim;
+
+#[cfg(test)]
+mod tests;

@@ -67,3 +67,6 @@ pub async fn reconcile(context: &Context, pool: &SignerPool) -> Result<Outcome, 
     // Client.
     status::write(context, pool, &verdict, &observed, applied).await
 }
+
+#[cfg(test)]
+mod tests;

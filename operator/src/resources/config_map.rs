@@ -12,8 +12,10 @@ use crate::signer_pool::validate::ValidPool;
 
 /// Folder of the settings in the dataplane's container.
 pub(super) const SETTINGS_FOLDER: &str = "/etc/sigil";
-/// Folder of the embedded store in the dataplane's container.
-pub(super) const STORE_FOLDER: &str = "/var/lib/sigil/store";
+/// Where the volume of the embedded store is mounted in the dataplane's container.
+pub(super) const STORE_FOLDER: &str = "/var/lib/sigil";
+/// The store itself: a folder of its own, which the dataplane makes for itself alone.
+const STORE_PATH: &str = "/var/lib/sigil/store";
 /// Where the launcher hands the claimed enclave over: an abstract socket of the pod's network.
 pub(super) const HANDOFF: &str = "@sigil-launcher";
 const SETTINGS_KEY: &str = "dataplane.yaml";
@@ -115,7 +117,7 @@ fn content<'a>(
             address: pool.spec.kms.address.as_deref(),
         },
         keyspaces: pool.spec.keyspaces.iter().map(|keyspace| keyspace.name.as_str()).collect(),
-        store: Store { embedded: Embedded { path: STORE_FOLDER } },
+        store: Store { embedded: Embedded { path: STORE_PATH } },
         member: Member {
             namespace: pool.namespace().unwrap_or_default(),
             pool: pool.name_any(),

@@ -1,8 +1,9 @@
 //! What one member needs on its node.
 
 use kube::ResourceExt;
-use sigil_crds::{CpuSelection, EnclaveAllocation, EnclaveAllocationSpec, SignerPool};
+use sigil_crds::{EnclaveAllocation, EnclaveAllocationSpec, SignerPool};
 
+use super::needs::vcpus;
 use crate::names::{Names, owned};
 
 /// The allocation of the member in `slot` on `node`.
@@ -10,11 +11,7 @@ pub fn enclave_allocation(pool: &SignerPool, slot: i32, node: &str) -> EnclaveAl
     let pool_name = pool.name_any();
     let names = Names::new(&pool_name);
     let enclave = &pool.spec.enclave;
-    let cpu_count = match enclave.cpus() {
-        Some(CpuSelection::Count(count)) => count,
-        Some(CpuSelection::Pool(cpus)) => i32::try_from(cpus.len()).unwrap_or(i32::MAX),
-        None => 1,
-    };
+    let cpu_count = i32::try_from(vcpus(pool)).unwrap_or(i32::MAX);
     EnclaveAllocation {
         metadata: owned(pool, names.member(slot), names.slot_labels(slot)),
         spec: EnclaveAllocationSpec {

@@ -80,7 +80,8 @@ pub fn validate(pool: &SignerPool, catalog: &Catalog) -> Verdict {
             .collect();
     problems.extend(pins(pool, known));
     let region = kms_region(pool, known);
-    if region.is_none() {
+    // Without measurements there is nothing that could name it: one problem, not two.
+    if region.is_none() && problems.is_empty() {
         problems.push(region_unknown(pool));
     }
     match region {

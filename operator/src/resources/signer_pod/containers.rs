@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use sigil_crds::SignerPool;
 
 use super::super::config_map::{HANDOFF, SETTINGS_FOLDER, STORE_FOLDER};
-use super::super::needs::{launcher_cpu_milli, launcher_memory_mib};
+use super::super::needs::{launcher_cpu_milli, launcher_memory_mib, launcher_workers};
 use super::{SETTINGS_VOLUME, STORE_VOLUME};
 
 /// Where a development enclave listens: an abstract socket of the pod's network.
@@ -19,6 +19,7 @@ const PROCESS_LISTEN: &str = "unix:@sigil-enclave";
 
 /// Starts first, ends last, and holds the enclave.
 pub(super) fn launcher(pool: &SignerPool) -> Container {
+    let workers = launcher_workers(pool).to_string();
     let command = [
         "/sigil-launcher",
         "process",
@@ -30,6 +31,8 @@ pub(super) fn launcher(pool: &SignerPool) -> Container {
         PROCESS_LISTEN,
         "--handoff",
         HANDOFF,
+        "--workers",
+        &workers,
     ];
     Container {
         name: "launcher".to_owned(),

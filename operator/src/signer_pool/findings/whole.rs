@@ -48,9 +48,7 @@ fn ready(view: &View<'_>, details: &[Finding]) -> Finding {
     }
     // Whether the pool is trusted is for people to decide, not for readiness.
     let matters = |finding: &&Finding| finding.type_ != ConditionType::Trusted && !finding.holds();
-    // What is known to be wrong says more than what is not known yet.
-    let wrong = details.iter().filter(matters).find(|one| one.status == ConditionStatus::False);
-    if let Some(flaw) = wrong.or_else(|| details.iter().find(matters)) {
+    if let Some(flaw) = details.iter().filter(matters).min_by_key(|flaw| explains(flaw)) {
         let message = format!("{}: {}", flaw.type_, flaw.message);
         return Finding::no(type_, flaw.reason, message);
     }
@@ -62,6 +60,16 @@ fn ready(view: &View<'_>, details: &[Finding]) -> Finding {
         return finding;
     }
     Finding::yes(type_, Reason::AllMembersActive, format!("{} members active", view.desired))
+}
+
+/// The least explains most: what is known to be wrong before what is not known yet, and the ring,
+/// which members join only when they are well, last.
+fn explains(flaw: &Finding) -> u8 {
+    match (flaw.type_, flaw.status) {
+        (ConditionType::RingStable, _) => 2,
+        (_, ConditionStatus::False) => 0,
+        _ => 1,
+    }
 }
 
 /// The spec is being carried out: members are made or replaced for it.

@@ -84,6 +84,10 @@ fn write(
     if current.is_some_and(|ring| ring.members == members && ring.measurements == measurements) {
         return;
     }
+    // The first ring has somebody in it.
+    if current.is_none() && members.is_empty() {
+        return;
+    }
     let spec = SignerRingSpec {
         pool: scene.pool.name_any(),
         epoch: newest_epoch(scene) + 1,
