@@ -20,7 +20,7 @@ pub const USER_DATA_BYTES_MAX: usize = 512;
 pub const NAME_BYTES_MAX: usize = 63;
 /// Bytes of a statement's challenge.
 pub const CHALLENGE_BYTES_MAX: usize = 64;
-/// Bytes of a statement; the longest possible is 437.
+/// Bytes of a statement; the longest possible is 419.
 pub const STATEMENT_BYTES_MAX: usize = 512;
 
 /// How far a verifier's clock may be behind the NSM's. Leaf certificates are issued without

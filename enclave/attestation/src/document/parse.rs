@@ -56,11 +56,13 @@ struct Fields {
     pcrs: Option<Pcrs>,
     certificate: Option<Vec<u8>>,
     cabundle: Option<Vec<Vec<u8>>>,
-    // Optional in the document: absent, null, or bytes.
-    public_key: Option<Option<Vec<u8>>>,
-    user_data: Option<Option<Vec<u8>>>,
-    nonce: Option<Option<Vec<u8>>>,
+    public_key: Option<Nullable>,
+    user_data: Option<Nullable>,
+    nonce: Option<Nullable>,
 }
+
+/// A value that may be null; its key may also be absent.
+struct Nullable(Option<Vec<u8>>);
 
 fn document(payload: &[u8]) -> Result<Document> {
     let mut decoder = Decoder::new(payload);
@@ -81,9 +83,9 @@ fn document(payload: &[u8]) -> Result<Document> {
         pcrs: fields.pcrs.ok_or(DocumentError::Missing("pcrs"))?,
         certificate: fields.certificate.ok_or(DocumentError::Missing("certificate"))?,
         cabundle: fields.cabundle.ok_or(DocumentError::Missing("cabundle"))?,
-        public_key: fields.public_key.flatten(),
-        user_data: fields.user_data.flatten(),
-        nonce: fields.nonce.flatten(),
+        public_key: fields.public_key.and_then(|field| field.0),
+        user_data: fields.user_data.and_then(|field| field.0),
+        nonce: fields.nonce.and_then(|field| field.0),
     })
 }
 
@@ -175,13 +177,13 @@ fn cabundle(decoder: &mut Decoder<'_>) -> Result<Vec<Vec<u8>>> {
     Ok(certificates)
 }
 
-fn optional(decoder: &mut Decoder<'_>, name: &'static str, min: usize) -> Result<Option<Vec<u8>>> {
+fn optional(decoder: &mut Decoder<'_>, name: &'static str, min: usize) -> Result<Nullable> {
     let malformed = |_| DocumentError::Malformed(name);
     if decoder.datatype().map_err(malformed)? == Type::Null {
         decoder.null().map_err(malformed)?;
-        return Ok(None);
+        return Ok(Nullable(None));
     }
-    bounded(decoder, name, min, FIELD_BYTES_MAX).map(Some)
+    bounded(decoder, name, min, FIELD_BYTES_MAX).map(|bytes| Nullable(Some(bytes)))
 }
 
 fn bounded(

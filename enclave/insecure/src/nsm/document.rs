@@ -60,9 +60,9 @@ impl TestDocument {
     }
 
     /// Replaces the value of a field.
-    pub fn set(&mut self, key: &str, cbor: Vec<u8>) -> &mut Self {
+    pub fn set(&mut self, key: &str, cbor: impl AsRef<[u8]>) -> &mut Self {
         for (_, value) in self.fields.iter_mut().filter(|(name, _)| name == key) {
-            value.clone_from(&cbor);
+            *value = cbor.as_ref().to_vec();
         }
         self
     }
