@@ -1,0 +1,105 @@
+//! An enclave in this process with its pins, socket and test KMS.
+
+use std::sync::Arc;
+
+use sigil_attestation::{Measurement, PcrAllowList, TrustRoot};
+use sigil_enclave::boot::Running;
+use sigil_enclave_image::Pins;
+use sigil_enclave_image::measure::{ProcessPcrs, process};
+use sigil_enclave_image::pins::{Ceilings, KeyspaceRule, VerifyMode};
+use sigil_enclave_insecure::nsm::{SoftwareNsm, test_root_der};
+use sigil_enclave_insecure::serve::start_process;
+use sigil_enclave_protocol::EnclaveAddress;
+use tempfile::TempDir;
+use tokio::net::UnixStream;
+
+use crate::kms::Kms;
+
+/// What stands for the executable in the measurements.
+const EXECUTABLE: &[u8] = b"the executable";
+
+/// Ends the enclave when it is dropped.
+pub(crate) struct Bench {
+    pub(crate) kms: Arc<Kms>,
+    pub(crate) pcrs: ProcessPcrs,
+    ceilings: Ceilings,
+    socket: std::path::PathBuf,
+    running: Option<Running>,
+    _folder: TempDir,
+}
+
+impl Bench {
+    /// An enclave with keyspaces `default*` and a KMS of its own.
+    pub(crate) fn start() -> Self {
+        Self::start_with(Ceilings::default())
+    }
+
+    pub(crate) fn start_with(ceilings: Ceilings) -> Self {
+        let kms = Arc::new(Kms::start());
+        Self::start_enclave(EXECUTABLE, kms, ceilings)
+    }
+
+    /// An enclave of another image that uses the same KMS.
+    pub(crate) fn start_image(executable: &[u8], kms: &Arc<Kms>) -> Self {
+        Self::start_enclave(executable, Arc::clone(kms), Ceilings::default())
+    }
+
+    /// Another boot of the same image.
+    pub(crate) fn start_like(other: &Self) -> Self {
+        Self::start_enclave(EXECUTABLE, Arc::clone(&other.kms), other.ceilings)
+    }
+
+    fn start_enclave(executable: &[u8], kms: Arc<Kms>, ceilings: Ceilings) -> Self {
+        let rule = KeyspaceRule {
+            prefix: "default".into(),
+            key_arns: vec![kms.key_arn().to_owned()],
+            region: devkms::REGION.into(),
+            host: devkms::HOST.into(),
+        };
+        let pins = Pins {
+            app: "sigil-test".into(),
+            rules: vec![rule],
+            tls_roots: vec![kms.tls_root_der().to_vec()],
+            attestation_root: test_root_der().to_vec(),
+            verify_mode: VerifyMode::BatchSample,
+            ceilings,
+            parent_cid: 3,
+            insecure: true,
+        };
+        let pins = pins.encode().unwrap();
+        let nsm = Arc::new(SoftwareNsm::new(executable, &pins).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("enclave.sock");
+        let pcrs = process(executable, &pins);
+        kms.allow_also(&pcrs);
+        let address = EnclaveAddress::UnixPath(socket.clone());
+        let running = Some(start_process(pins, nsm, &address, Some(2)).unwrap());
+        Self { kms, pcrs, ceilings, socket, running, _folder: folder }
+    }
+
+    pub(crate) async fn connect(&self) -> UnixStream {
+        UnixStream::connect(&self.socket).await.unwrap()
+    }
+
+    pub(crate) fn pcr0(&self) -> [u8; 48] {
+        self.pcrs.pcr0
+    }
+
+    pub(crate) fn allow_list(&self) -> PcrAllowList {
+        let ProcessPcrs { pcr0, pcr1, pcr2, .. } = self.pcrs;
+        PcrAllowList::new(vec![Measurement { pcr0, pcr1, pcr2 }])
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop();
+        }
+    }
+}
+
+/// The root of the software NSM's documents.
+pub(crate) fn attestation_root() -> TrustRoot {
+    TrustRoot::from_der(test_root_der().to_vec()).unwrap()
+}
