@@ -128,7 +128,8 @@ impl Answer {
 
     fn error(&self) -> AnswerError {
         let in_body = serde_json::from_slice::<Members>(&self.body).ok();
-        let code = in_body.as_ref().and_then(|members| members.get("__type")).and_then(Value::as_str);
+        let code =
+            in_body.as_ref().and_then(|members| members.get("__type")).and_then(Value::as_str);
         let code = code.or(self.error_type.as_deref()).map_or("", bare_code);
         let known = CODES.into_iter().find(|(name, _)| *name == code);
         let class = match (known, self.status) {
