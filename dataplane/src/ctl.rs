@@ -6,6 +6,7 @@ use clap::Subcommand;
 
 mod client;
 mod create;
+mod probe;
 mod sign;
 
 /// Commands of `ctl`.
@@ -13,6 +14,8 @@ mod sign;
 pub enum Command {
     /// Make a key and print the answer as JSON.
     Create(create::Args),
+    /// Ask a running process whether it lives or is ready; for probes of the kubelet.
+    Probe(probe::Args),
     /// Sign a 32-byte digest and print the answer as JSON.
     Sign(sign::Args),
 }
@@ -21,6 +24,7 @@ pub enum Command {
 pub fn run(command: Command) -> ExitCode {
     match command {
         Command::Create(args) => create::run(&args),
+        Command::Probe(args) => probe::run(&args),
         Command::Sign(args) => sign::run(&args),
     }
 }

@@ -11,6 +11,7 @@ pub mod ctl;
 mod error;
 pub mod failpoint;
 mod ingress;
+pub mod kubernetes;
 mod metrics;
 mod pool;
 mod router;

@@ -12,9 +12,10 @@ use tokio::sync::watch;
 use crate::admin::Admin;
 use crate::app::App;
 use crate::attest::{Attester, BirthVerifier, Trust};
-use crate::config::{Config, ListenAddress};
+use crate::config::{Config, ListenAddress, Member};
 use crate::ingress::Ingress;
 use crate::ingress::listener::{Bound, bind_all};
+use crate::kubernetes::Kubernetes;
 use crate::metrics::Metrics;
 use crate::pool::{BootWatch, Pool};
 use crate::status::{MemberStatus, StatusWriter};
@@ -140,12 +141,23 @@ async fn run_control(
             }
         }
     }
+    if let Some(member) = shared.config.member.clone() {
+        tokio::spawn(run_kubernetes(member, status.subscribe()));
+    }
     let metrics = Arc::clone(&shared.metrics);
     let pool = Pool::start(shared.boots.clone(), CONTROL_CONNECTIONS, metrics);
     let boots = shared.boots.clone();
     let records = shared.records.clone();
     shared.unlocker.start(&shared.config, pool, records, boots, status).await;
     attester.run().await;
+}
+
+/// Signing goes on without the API server, so nothing here ends the process.
+async fn run_kubernetes(member: Member, status: watch::Receiver<MemberStatus>) {
+    match Kubernetes::in_pod(member, status).await {
+        Ok(kubernetes) => kubernetes.run().await,
+        Err(error) => tracing::error!(%error, "no report to Kubernetes"),
+    }
 }
 
 fn start_workers(shared: &Arc<Shared>, sockets: Vec<Bound>) -> anyhow::Result<Vec<JoinHandle<()>>> {

@@ -26,7 +26,7 @@ fn quickstart() -> SignerPool {
 
 fn valid(pool: &SignerPool) -> ValidPool {
     let pcr = |digit: &str| digit.repeat(96);
-    let image = json!({"arch": "x86_64", "pcr0": pcr("0"), "pcr1": pcr("1"), "pcr2": pcr("2"),
+    let image = json!({"arch": "x86_64", "pcr0": pcr("3"), "pcr1": pcr("1"), "pcr2": pcr("2"),
         "insecure": true, "kms": [{"prefix": "", "keyArns": ["arn"], "region": "us-east-1"}]});
     let catalog = json!({ &pool.spec.enclave.image: [image] }).to_string();
     let map = ConfigMap {
