@@ -1,0 +1,192 @@
+//! What applications see when everything works, and what they are refused.
+
+use bytes::Bytes;
+use http::Request;
+use serde_json::{Value, json};
+use sigil_attestation::{
+    PcrAllowList, SignedStatement, Statement, StatementKind, TrustRoot, verify_statement,
+};
+use sigil_dataplane::v1;
+use sigil_enclave_insecure::nsm::test_root_der;
+
+use crate::support::Bench;
+
+fn verified(bench: &Bench, proof: &Value) -> Statement {
+    use base64::Engine;
+    let hex = |field: &str| const_hex::decode(proof[field].as_str().unwrap()).unwrap();
+    let document = base64::engine::general_purpose::STANDARD
+        .decode(proof["document"].as_str().unwrap())
+        .unwrap();
+    let signed = SignedStatement {
+        statement: hex("statement"),
+        signature: hex("signature").try_into().unwrap(),
+        document,
+    };
+    let root = TrustRoot::from_der(test_root_der().to_vec()).unwrap();
+    let image = sigil_attestation::Measurement {
+        pcr0: bench.measurements.pcr0,
+        pcr1: bench.measurements.pcr1,
+        pcr2: bench.measurements.pcr2,
+    };
+    verify_statement(&signed, &root, &PcrAllowList::new(vec![image])).unwrap().0
+}
+
+#[tokio::test]
+async fn a_key_is_born_proved_listed_and_signs_on_both_faces() {
+    let bench = Bench::start().await;
+    let created = bench.create(&json!({ "challenge": "c0ffee" })).await;
+    let key_id = created["keyId"].as_str().unwrap();
+    assert_eq!(created["keyspace"], "default");
+
+    let birth = verified(&bench, &created["birth"]);
+    assert_eq!((birth.kind, &birth.challenge[..]), (StatementKind::Birth, &[0xc0, 0xff, 0xee][..]));
+    assert_eq!(const_hex::encode(birth.public_key), created["publicKey"].as_str().unwrap());
+    bench.assert_signs(&created).await;
+
+    let stored = bench.get(&format!("/keys/{key_id}/attestation")).await.json();
+    assert_eq!(stored, created["birth"]);
+    let proof = bench.get(&format!("/keys/{key_id}/attestation?nonce=0xabcd")).await.json();
+    let possession = verified(&bench, &proof);
+    assert_eq!(possession.kind, StatementKind::Possession);
+    assert_eq!(possession.challenge, [0xab, 0xcd]);
+    assert_eq!(possession.public_key, birth.public_key);
+
+    let key = bench.get(&format!("/keys/{key_id}")).await.json();
+    assert_eq!((&key["keyId"], &key["publicKey"]), (&created["keyId"], &created["publicKey"]));
+    assert_eq!(bench.listed().await, [key]);
+
+    let mut grpc = bench.grpc().await;
+    let request = v1::SignRequest {
+        key_id: key_id.to_owned(),
+        digest: Bytes::from_static(&[0x42; 32]),
+        ..v1::SignRequest::default()
+    };
+    let signed = grpc.sign(request).await.unwrap().into_inner();
+    let over_http = bench.sign(key_id, [0x42; 32]).await;
+    assert_eq!(const_hex::encode(&signed.signature), over_http["signature"].as_str().unwrap());
+    let second = grpc.create(v1::CreateRequest::default()).await.unwrap().into_inner();
+    let got = grpc.get_key(v1::GetKeyRequest { key_id: second.key_id.clone() }).await.unwrap();
+    assert_eq!(got.into_inner().key.unwrap().public_key, second.public_key);
+    let listed = grpc.list_keys(v1::ListKeysRequest::default()).await.unwrap().into_inner();
+    assert_eq!(listed.keys.len(), 2);
+}
+
+#[tokio::test]
+async fn an_idempotent_create_gives_one_key_and_refuses_other_parameters() {
+    let bench = Bench::start().await;
+    let body = json!({ "idempotencyKey": "order-17", "challenge": "01" });
+    let first = bench.create(&body).await;
+    assert_eq!(bench.create(&body).await, first);
+    for other in [
+        json!({ "idempotencyKey": "order-17", "challenge": "02" }),
+        json!({ "idempotencyKey": "order-17" }),
+    ] {
+        let answer = bench.post("/create", &other).await.unwrap();
+        assert_eq!(answer.status, 409);
+        assert_eq!(
+            (answer.text("code").as_str(), answer.text("field").as_str()),
+            ("KEY_CONFLICT", "idempotencyKey")
+        );
+    }
+    // Another keyspace is another name, and so another key.
+    let elsewhere =
+        json!({ "idempotencyKey": "order-17", "challenge": "01", "keyspace": "payments" });
+    assert_ne!(bench.create(&elsewhere).await["keyId"], first["keyId"]);
+    assert_eq!(bench.listed().await.len(), 1);
+}
+
+#[tokio::test]
+async fn racing_creates_with_one_idempotency_key_give_one_key() {
+    let bench = Bench::start().await;
+    bench.create(&json!({})).await;
+    let body = json!({ "idempotencyKey": "race" });
+    let answers = futures_util::future::join_all((0..16).map(|_| bench.create(&body))).await;
+    assert!(answers.iter().all(|answer| answer == &answers[0]));
+    assert_eq!(bench.listed().await.len(), 2);
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_over_the_wire_with_their_field() {
+    let bench = Bench::start().await;
+    let created = bench.create(&json!({})).await;
+    let key_id = created["keyId"].as_str().unwrap();
+    let unknown = "k1aaaaaaaaaaaaaaaaaaaaaaaaaa";
+    let digest = "11".repeat(32);
+    let sign = |key_id: &str, digest: &str| json!({ "keyId": key_id, "digest": digest });
+    let cases = [
+        ("/sign", sign(key_id, &"11".repeat(31)), 400, "digest"),
+        ("/sign", sign(key_id, &"11".repeat(33)), 400, "digest"),
+        ("/sign", sign(key_id, &"1".repeat(63)), 400, "digest"),
+        ("/sign", sign(key_id, &"zz".repeat(32)), 400, "digest"),
+        ("/sign", sign(&key_id.to_uppercase(), &digest), 400, "keyId"),
+        ("/sign", sign("k1", &digest), 400, "keyId"),
+        ("/sign", sign(unknown, &digest), 404, "keyId"),
+        ("/create", json!({ "extra": 1 }), 400, "extra"),
+        ("/create", json!({ "policy": "01" }), 400, "policy"),
+        ("/create", json!({ "tenantId": "t" }), 400, "tenantId"),
+        ("/create", json!({ "keyspace": "elsewhere" }), 400, "keyspace"),
+        ("/create", json!({ "challenge": "a".repeat(70_000) }), 413, "body"),
+        ("/nothing", json!({}), 404, "path"),
+        ("/keys", json!({}), 405, "method"),
+    ];
+    for (path, body, status, field) in cases {
+        let answer = bench.post(path, &body).await.unwrap();
+        let problem = answer.json();
+        assert_eq!(
+            (answer.status.as_u16(), problem["field"].as_str()),
+            (status, Some(field)),
+            "{path} {body}"
+        );
+        assert_eq!(answer.header("content-type"), "application/problem+json");
+        assert_eq!(answer.header("x-request-id"), problem["requestId"].as_str().unwrap());
+        assert!(problem.get("signature").is_none());
+    }
+    let doubled = format!(r#"{{"keyId":"{key_id}","digest":"{digest}","digest":"{digest}"}}"#);
+    let request = Request::post("/sign").header("host", "x").header("x-request-id", "mine-1");
+    let answer = bench.http(request.body(doubled.into()).unwrap()).await.unwrap();
+    assert_eq!((answer.status.as_u16(), answer.text("field").as_str()), (400, "digest"));
+    assert_eq!(answer.header("x-request-id"), "mine-1");
+
+    let mut grpc = bench.grpc().await;
+    let short = v1::SignRequest {
+        key_id: key_id.to_owned(),
+        digest: Bytes::from_static(&[1; 31]),
+        ..v1::SignRequest::default()
+    };
+    let status = grpc.sign(short).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::InvalidArgument);
+    assert_eq!(status.metadata().get("sigil-field").unwrap(), "digest");
+    assert_eq!(status.metadata().get("sigil-code").unwrap(), "INVALID_ARGUMENT");
+}
+
+#[tokio::test]
+async fn warm_signatures_never_reach_kms() {
+    let bench = Bench::start().await;
+    let created = bench.create(&json!({})).await;
+    bench.assert_signs(&created).await;
+    let before = bench.kms.counters().total();
+    for n in 0..200_u8 {
+        bench.sign(created["keyId"].as_str().unwrap(), [n; 32]).await;
+    }
+    assert_eq!(bench.kms.counters().total(), before);
+}
+
+#[tokio::test]
+async fn probes_metrics_and_status_say_what_is() {
+    let bench = Bench::start().await;
+    bench.create(&json!({})).await;
+    assert_eq!(bench.admin("GET", "/readyz").await.unwrap().status, 200);
+    let status = crate::support::eventually("test signature", async || {
+        let status = bench.status().await;
+        let tested = |name: &str| status["keyspaces"][name]["testSignatureMs"].is_number();
+        (tested("default") && tested("payments")).then_some(status)
+    })
+    .await;
+    assert_eq!(status["attested"], true);
+    assert_eq!(status["trusted"], false, "the test root is not AWS's");
+    assert_eq!(status["measurements"]["pcr0"], const_hex::encode(bench.measurements.pcr0));
+    assert_eq!(status["keyspaces"]["default"]["unlocked"], true);
+    let created = r#"http_grpc_requests_total{method="create",code="2xx"}"#;
+    assert!(bench.metric(created).await >= 1.0);
+    assert!(bench.metric("active_conns").await >= 2.0);
+}

@@ -1,0 +1,164 @@
+//! KMS and enclave fail in every way that can be made; callers get honest answers, and nothing needs
+//! a restart.
+
+use devkms::FaultMode;
+use serde_json::json;
+
+use crate::support::{Bench, Settings, eventually};
+
+/// Few attempts and short waits, so that every fault has its round quickly.
+const IMPATIENT: &str = "unlock: {recoveryMs: 100, attemptsMax: 1, connectTimeoutMs: 200, \
+                         attemptTimeoutMs: 700, operationTimeoutMs: 900}";
+
+#[tokio::test]
+async fn a_locked_dek_is_answered_at_once_and_unlocks_behind_the_caller() {
+    let settings = Settings { fault: FaultMode::Http500, ..Settings::default() };
+    let bench = Bench::with(settings).await;
+    let answer = eventually("the locked answer", async || {
+        let answer = bench.post("/create", &json!({})).await.unwrap();
+        (answer.text("code") == "UNLOCK_REQUIRED").then_some(answer)
+    })
+    .await;
+    let problem = answer.json();
+    assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (503, "1"));
+    let hint: u64 = answer.header("retry-after-ms").parse().unwrap();
+    assert!((50..=200).contains(&hint), "{hint}");
+    assert_eq!(problem["retryAfterMs"], hint);
+    let unlock = answer.header("x-unlock-request-id").to_owned();
+    assert_eq!(problem["unlockRequestId"], unlock.as_str());
+    let debug = bench.admin("GET", "/debug/unlock").await.unwrap().json();
+    let jobs = debug["jobs"].as_array().unwrap();
+    assert!(jobs.iter().any(|job| job["unlockRequestId"] == unlock.as_str()), "{debug}");
+    let log = std::fs::read_to_string(bench.path("dataplane.log")).unwrap();
+    assert!(log.contains(&unlock), "the same id in the log");
+    assert!(bench.metric(r#"unlock_required_total{keyspace="default"}"#).await >= 1.0);
+
+    let mut grpc = bench.grpc().await;
+    let status = grpc.create(sigil_dataplane::v1::CreateRequest::default()).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unavailable);
+    for trailer in ["retry_after_ms", "grpc-retry-pushback-ms", "x-unlock-request-id"] {
+        assert!(status.metadata().get(trailer).is_some(), "{trailer}");
+    }
+    eventually("a person is asked for", async || {
+        (bench.status().await["keyspaces"]["default"]["needsPerson"] == true).then_some(())
+    })
+    .await;
+
+    bench.kms.set_fault(FaultMode::Off).unwrap();
+    let created = bench.create(&json!({})).await;
+    bench.assert_signs(&created).await;
+    eventually("all is well again", async || {
+        let status = bench.status().await["keyspaces"]["default"].clone();
+        (status["kmsError"].is_null() && status["needsPerson"] == false).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn no_lie_of_kms_gives_a_dek_and_recovery_needs_no_restart() {
+    let faults = FaultMode::ALL.iter().map(|(mode, _)| *mode).filter(|mode| {
+        // Slow is within the limits, and a DEK that KMS wraps knowingly is a matter of documents.
+        !matches!(mode, FaultMode::Off | FaultMode::Slow | FaultMode::KnownDek)
+    });
+    let first = FaultMode::Throttle;
+    let bench =
+        Bench::with(Settings { fault: first, extra: IMPATIENT, ..Settings::default() }).await;
+    for fault in faults {
+        bench.kms.set_fault(fault).unwrap();
+        let failures = async || {
+            let mut sum = 0.0;
+            for reason in ["attestation", "denied", "throttled", "timeout", "kms_error", "enclave"]
+            {
+                let line = format!("unlock_fail_total{{keyspace=\"default\",reason=\"{reason}\"}}");
+                sum += bench.metric(&line).await;
+            }
+            sum
+        };
+        let before = failures().await;
+        // Two failures more: the first may belong to the fault before.
+        eventually(&format!("{fault}: attempts fail"), async || {
+            let answer = bench.post("/create", &json!({})).await.unwrap();
+            assert_eq!(answer.status, 503, "{fault}: {}", answer.json());
+            (failures().await >= before + 2.0).then_some(())
+        })
+        .await;
+        let status = bench.status().await;
+        assert_eq!(status["keyspaces"]["default"]["unlocked"], false, "{fault}");
+        assert_eq!(bench.admin("GET", "/readyz").await.unwrap().status, 200, "{fault}");
+    }
+    bench.kms.set_fault(FaultMode::Off).unwrap();
+    let created = bench.create(&json!({})).await;
+    bench.assert_signs(&created).await;
+}
+
+#[tokio::test]
+async fn a_killed_enclave_is_a_503_with_a_hint_and_keys_come_back_from_the_store() {
+    let bench = Bench::start().await;
+    let created = bench.create(&json!({})).await;
+    bench.assert_signs(&created).await;
+    let boot = bench.status().await["bootId"].clone();
+    // With KMS down the new boot stays locked, so that both answers can be seen.
+    bench.kms.set_fault(FaultMode::Http500).unwrap();
+    bench.launcher.kill_child();
+    let body = json!({ "keyId": created["keyId"], "digest": "11".repeat(32) });
+    let unavailable = eventually("ENCLAVE_UNAVAILABLE", async || {
+        let answer = bench.post("/sign", &body).await.unwrap();
+        (answer.text("code") == "ENCLAVE_UNAVAILABLE").then_some(answer)
+    })
+    .await;
+    assert_eq!((unavailable.status.as_u16(), unavailable.header("retry-after")), (503, "1"));
+    assert!(unavailable.json()["retryAfterMs"].is_number());
+    let locked = eventually("UNLOCK_REQUIRED", async || {
+        let answer = bench.post("/sign", &body).await.unwrap();
+        (answer.text("code") == "UNLOCK_REQUIRED").then_some(answer)
+    })
+    .await;
+    assert_eq!(locked.status, 503);
+    bench.kms.set_fault(FaultMode::Off).unwrap();
+    bench.assert_signs(&created).await;
+    assert_ne!(bench.status().await["bootId"], boot);
+}
+
+#[tokio::test]
+async fn an_image_that_is_not_on_the_list_is_never_routed_to() {
+    let bench = Bench::with(Settings { other_image: true, ..Settings::default() }).await;
+    let error = eventually("the reason", async || {
+        bench.status().await["attestationError"].as_str().map(ToOwned::to_owned)
+    })
+    .await;
+    assert!(error.starts_with("measurements"), "{error}");
+    let answer = bench.post("/create", &json!({})).await.unwrap();
+    assert_eq!(
+        (answer.status.as_u16(), answer.text("code").as_str()),
+        (503, "ENCLAVE_UNAVAILABLE")
+    );
+    assert_eq!(bench.kms.counters().total(), 0, "KMS was never asked");
+}
+
+#[tokio::test]
+async fn a_hundred_callers_of_a_locked_keyspace_cause_one_unlock() {
+    let bench = Bench::with(Settings { fault: FaultMode::Slow, ..Settings::default() }).await;
+    let creates = (0..100).map(|_| async {
+        let body = json!({});
+        bench.create(&body).await
+    });
+    let keys = futures_util::future::join_all(creates).await;
+    assert_eq!(keys.len(), 100);
+    let counters = bench.kms.counters();
+    // Two keyspaces: a DEK each, generated once and decrypted once.
+    assert_eq!((counters.get("GenerateDataKey", "ok"), counters.get("Decrypt", "ok")), (2, 2));
+}
+
+#[tokio::test]
+async fn no_secret_reaches_the_log_even_at_debug() {
+    let bench = Bench::start().await;
+    let created = bench.create(&json!({})).await;
+    bench.assert_signs(&created).await;
+    let credentials = bench.kms.credentials();
+    let log = std::fs::read_to_string(bench.path("dataplane.log")).unwrap();
+    assert!(log.contains("unlock_audit") && log.contains("attestation_hash"));
+    for secret in [&credentials.secret, &credentials.session_token] {
+        assert!(!log.contains(secret.as_str()));
+    }
+    assert!(!log.contains("AWS4-HMAC-SHA256"), "no signature either");
+}

@@ -1,0 +1,7 @@
+//! The dataplane as a process, with the real launcher, the real enclave (process mode) and the test
+//! KMS. Nothing is replaced; faults are made by killing, by failpoints and by the KMS's fault modes.
+
+mod contract;
+mod crash;
+mod faults;
+mod support;

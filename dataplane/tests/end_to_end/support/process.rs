@@ -1,0 +1,77 @@
+//! Child processes that end with their owner.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// A running child. Dropping it kills it with SIGKILL and waits.
+pub(crate) struct Process {
+    child: Child,
+    pub(crate) log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command` with its output appended to `log`. No AWS setting of the caller reaches it.
+    pub(crate) fn start(command: &mut Command, log: &Path) -> Self {
+        let out = File::options().create(true).append(true).open(log).unwrap();
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
+            command.env_remove(name);
+        }
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(out.try_clone().unwrap())
+            .stderr(out)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self { child, log: log.to_owned() }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// True once it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Kills it with SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Kills its first child: the enclave is one of the launcher's.
+    pub(crate) fn kill_child(&self) {
+        let id = self.id();
+        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        let child = children.split_whitespace().next().expect("it has a child").parse().unwrap();
+        let child = rustix::process::Pid::from_raw(child).unwrap();
+        rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(25)..];
+            eprintln!("--- end of {}\n{}", self.log.display(), tail.join("\n"));
+        }
+    }
+}
+
+/// A binary of the workspace, beside the test's own executable.
+pub(crate) fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let folder = test.parent().and_then(Path::parent).unwrap();
+    let path = folder.join(name);
+    assert!(
+        path.exists(),
+        "{} is missing; build it first: cargo build --bins -p {name}",
+        path.display()
+    );
+    path
+}
