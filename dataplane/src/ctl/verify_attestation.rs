@@ -202,7 +202,8 @@ fn document_bytes(bytes: &[u8]) -> Result<Vec<u8>, String> {
     if !bytes.is_ascii() {
         return Ok(bytes.to_vec());
     }
-    let digits: Vec<u8> = bytes.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let digits: Vec<u8> =
+        bytes.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
     STANDARD.decode(digits).map_err(|_| "neither a document nor base64 of one".to_owned())
 }
 
@@ -214,5 +215,123 @@ fn now_ms() -> u64 {
 impl From<VerifyError> for Refused {
     fn from(error: VerifyError) -> Self {
         Self { name: error.name(), detail: error.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sigil_enclave_image::measure::process;
+    use sigil_enclave_insecure::nsm::{TestDocument, TestRoot, Validity, test_root_der};
+
+    use super::*;
+
+    const NOW_MS: u64 = 1_800_000_000_000;
+
+    struct Bench(tempfile::TempDir);
+
+    impl Bench {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("root.der"), test_root_der()).unwrap();
+            Self(folder)
+        }
+
+        fn args(&self) -> Args {
+            Args {
+                file: self.0.path().join("document"),
+                at: None,
+                at_document_time: true,
+                root: Some(self.0.path().join("root.der")),
+                measurements: Vec::new(),
+                nonce: None,
+                allow_debug: false,
+            }
+        }
+    }
+
+    fn document() -> TestDocument {
+        let mut document = TestDocument::new(NOW_MS, process(b"executable", b"pins"));
+        let user_data = UserData::Live { boot_id: [9; 16] }.encode();
+        document.user_data(Some(&user_data)).nonce(Some(b"nonce"));
+        document
+    }
+
+    fn sign(document: &TestDocument) -> Vec<u8> {
+        let chain = TestRoot::committed().unwrap().issue(Validity::aws(NOW_MS)).unwrap();
+        document.sign(&chain).unwrap()
+    }
+
+    fn name(args: &Args, bytes: &[u8]) -> Result<Value, &'static str> {
+        report(args, bytes).map_err(|(refused, _)| refused.name)
+    }
+
+    #[test]
+    fn a_good_document_is_shown_with_all_that_was_checked() {
+        let bench = Bench::new();
+        let bytes = sign(&document());
+        let report = name(&bench.args(), &bytes).unwrap();
+        assert_eq!(report["verified"], true);
+        assert_eq!(report["trusted"], false, "the test root is not AWS'");
+        assert_eq!(report["chain"]["certificates"], 5);
+        assert_eq!(report["document"]["timestampMs"], NOW_MS);
+        assert_eq!(report["document"]["sigil"]["kind"], "live");
+        assert_eq!(report["document"]["nonce"], const_hex::encode("nonce"));
+        assert_eq!(report["nonceChecked"], false);
+        let nonce = |nonce: &str| Args { nonce: Some(nonce.to_owned()), ..bench.args() };
+        let checked = name(&nonce(&const_hex::encode("nonce")), &bytes).unwrap();
+        assert_eq!(checked["nonceChecked"], true);
+        assert_eq!(name(&nonce("00"), &bytes), Err("nonce"));
+        assert_eq!(name(&nonce("zz"), &bytes), Err("nonce"));
+    }
+
+    #[test]
+    fn time_root_debug_and_images_are_judged() {
+        let bench = Bench::new();
+        let bytes = sign(&document());
+        let at = |at| Args { at: Some(at), at_document_time: false, ..bench.args() };
+        assert!(name(&at(NOW_MS), &bytes).is_ok());
+        assert_eq!(name(&at(NOW_MS + 4 * 3_600_000), &bytes), Err("cert-expired"));
+        assert_eq!(name(&Args { root: None, ..bench.args() }, &bytes), Err("other-root"));
+        let debug = sign(document().pcrs(&[(3, [1; 48])]));
+        assert_eq!(name(&bench.args(), &debug), Err("debug"));
+        let shown = name(&Args { allow_debug: true, ..bench.args() }, &debug).unwrap();
+        assert_eq!((&shown["debug"], &shown["trusted"]), (&true.into(), &false.into()));
+        let path = bench.0.path().join("measurements.json");
+        for (executable, expected) in
+            [(&b"executable"[..], Ok(())), (b"other", Err("measurements"))]
+        {
+            let pcrs = process(executable, b"pins");
+            let json = json!({
+                "formatVersion": 1, "kind": "eif", "arch": "x86_64", "app": "demo",
+                "pcr0": const_hex::encode(pcrs.pcr0), "pcr1": const_hex::encode(pcrs.pcr1),
+                "pcr2": const_hex::encode(pcrs.pcr2), "pinsSha384": "00".repeat(48),
+                "insecure": false, "kms": [],
+            });
+            std::fs::write(&path, json.to_string()).unwrap();
+            let args = Args { measurements: vec![path.clone()], ..bench.args() };
+            assert_eq!(name(&args, &bytes).map(drop), expected);
+        }
+    }
+
+    #[test]
+    fn a_refused_document_is_still_shown_as_unverified() {
+        let bench = Bench::new();
+        let mut bytes = sign(&document());
+        *bytes.last_mut().unwrap() ^= 1;
+        let (refused, shown) = report(&bench.args(), &bytes).unwrap_err();
+        assert_eq!(refused.name, "signature");
+        assert_eq!(shown["timestampMs"], NOW_MS);
+        assert!(matches!(report(&bench.args(), &[0x84]), Err((_, Value::Null))));
+    }
+
+    #[test]
+    fn documents_are_read_as_bytes_or_base64() {
+        let bytes = sign(&document());
+        assert_eq!(document_bytes(&bytes).as_ref(), Ok(&bytes));
+        let mut text = STANDARD.encode(&bytes);
+        text.insert(76, '\n');
+        text.push('\n');
+        assert_eq!(document_bytes(text.as_bytes()), Ok(bytes));
+        assert!(document_bytes(b"no base64!").is_err());
     }
 }

@@ -114,7 +114,8 @@ fn check(args: &Args) -> Checked<Value> {
             return refused("file", "neither an answer to `create` nor a statement, as JSON");
         }
     };
-    let root = load_root(args.root.as_deref()).map_err(|detail| Refused { name: "root", detail })?;
+    let root =
+        load_root(args.root.as_deref()).map_err(|detail| Refused { name: "root", detail })?;
     let images = Images::load(&args.measurements)?;
     let signed = signed_statement(&json)?;
     let (statement, document) = verify_statement(&signed, &root, &images.allow)
@@ -140,9 +141,8 @@ fn signed_statement(json: &StatementJson) -> Checked<SignedStatement> {
     let hex = |field, text: &str| {
         const_hex::decode(text).or_else(|_| refused("file", &format!("`{field}` is not hex")))
     };
-    let document = STANDARD
-        .decode(&json.document)
-        .or_else(|_| refused("file", "`document` is not base64"))?;
+    let document =
+        STANDARD.decode(&json.document).or_else(|_| refused("file", "`document` is not base64"))?;
     if hex("documentHash", &json.document_hash)? != sha256(&document) {
         return refused("document-hash", "`documentHash` is not the SHA-256 of `document`");
     }
@@ -206,7 +206,10 @@ impl Images {
                 if known(statement.dek_birth_pcr0) {
                     return Ok(());
                 }
-                refused("dek-birth", "the DEK was made in an image that is not among the measurements")
+                refused(
+                    "dek-birth",
+                    "the DEK was made in an image that is not among the measurements",
+                )
             }
             Provenance::Foreign => {
                 refused("dek-birth", "the key was sealed at birth under a DEK of another image")

@@ -13,6 +13,10 @@ use tokio::time::Instant;
 
 use crate::status::KmsErrorClass;
 
+/// After an unlock, answers that the enclave gave before it may still arrive here. They must not start
+/// another one.
+const SETTLE_TIME: Duration = Duration::from_millis(500);
+
 /// What is to be unlocked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Target {
@@ -60,10 +64,10 @@ pub(crate) struct Job {
 #[derive(Debug)]
 enum Place {
     Ready,
-    /// Waits for its time. `early` if a request may start it before that.
+    /// Waits for its time. A request may start it from `early` on, if there is such a time.
     Delayed {
         until: Instant,
-        early: bool,
+        early: Option<Instant>,
     },
     Running,
 }
@@ -130,7 +134,7 @@ impl Queue {
             job.key_id = job.key_id.or(key_id);
             if reason == Reason::Demand {
                 job.queued_at = now;
-                if let Place::Delayed { early: true, .. } = place {
+                if matches!(place, Place::Delayed { early: Some(from), .. } if *from <= now) {
                     *place = Place::Ready;
                     job.reason = reason;
                     self.demanded.push_back(key);
@@ -206,7 +210,7 @@ impl Queue {
             queued.reason = Reason::Renewal;
             queued.rounds_failed = 0;
             queued.last_error = None;
-            *place = Place::Delayed { until: now + after, early: true };
+            *place = Place::Delayed { until: now + after, early: Some(now + SETTLE_TIME) };
         }
     }
 
@@ -225,7 +229,7 @@ impl Queue {
             Some((queued, place)) => {
                 queued.rounds_failed += 1;
                 queued.last_error = Some(class);
-                *place = Place::Delayed { until: now + delay, early: false };
+                *place = Place::Delayed { until: now + delay, early: None };
                 queued.rounds_failed
             }
             None => 0,
@@ -252,7 +256,7 @@ impl Queue {
     /// Everything that waits may run now.
     pub(crate) fn retry_all(&mut self, now: Instant) {
         for (_, place) in self.jobs.values_mut() {
-            if let Place::Delayed { until, early: false } = place {
+            if let Place::Delayed { until, early: None } = place {
                 *until = now;
             }
         }
@@ -262,7 +266,7 @@ impl Queue {
     pub(crate) fn inspect(&self, count_max: usize) -> Vec<(&Job, &'static str)> {
         let named = |place: &Place| match place {
             Place::Ready => "ready",
-            Place::Delayed { early: true, .. } => "renewal",
+            Place::Delayed { early: Some(_), .. } => "renewal",
             Place::Delayed { .. } => "backing_off",
             Place::Running => "running",
         };

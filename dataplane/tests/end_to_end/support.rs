@@ -6,8 +6,6 @@ mod process;
 
 pub(crate) use bench::{Bench, Settings};
 
-
-
 use std::time::Duration;
 
 use tokio::time::{Instant, interval};
