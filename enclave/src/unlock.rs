@@ -3,17 +3,12 @@
 //! through the tunnel that was opened for it, and installs or gives out what KMS answered.
 //! Everything here runs on the control thread.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use sigil_attestation::{UserData, VerifyTime, verify};
 use sigil_enclave_image::pins::KeyspaceRule;
-use sigil_enclave_protocol::bounds::{UNLOCK_BEGIN_LIFE, UNLOCKS_OPEN_MAX};
 use subtle::ConstantTimeEq;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
 
 use crate::clock::boot_ms;
 use crate::dek::{Dek, DekId, InstallError, Installed, Provenance, key_check_value};
@@ -26,6 +21,10 @@ use crate::names::Keyspace;
 use crate::rng;
 use crate::secret::Secret32;
 use crate::stream::Stream;
+
+mod open;
+
+use open::OpenUnlocks;
 
 /// Identifier of a begun unlock.
 pub type UnlockId = [u8; 16];
@@ -97,7 +96,7 @@ pub enum UnlockError {
     /// No rule of the pins matches the keyspace, or the ARN is not among its keys.
     #[error("the keyspace or the KMS key is not pinned")]
     NotPinned,
-    /// [`UNLOCKS_OPEN_MAX`] are open.
+    /// Too many are open.
     #[error("too many unlocks are open")]
     TooMany,
     /// The NSM refused.
@@ -130,91 +129,40 @@ pub enum UnlockError {
 pub struct Unlocks {
     recipient: RecipientKey,
     tls: TlsRoots,
-    open: Mutex<HashMap<UnlockId, Open>>,
-}
-
-/// One begun unlock. It counts as open until it is done or expires.
-struct Open {
-    begun_ms: u64,
-    tunnel: Option<oneshot::Sender<Stream>>,
-    waiting: Option<Waiting>,
+    open: OpenUnlocks<Waiting, Stream>,
 }
 
 /// What `authorize` takes up.
 struct Waiting {
-    tunnel: oneshot::Receiver<Stream>,
     request: ExactRequest,
     operation: Operation,
     what: What,
     dek_id: DekId,
     key_arn: String,
+    /// Boot clock at the making of the document in the request: the DEK's time runs from here.
     document_ms: u64,
-    begun_ms: u64,
 }
 
 impl Unlocks {
     /// No unlock is open yet.
     pub fn new(recipient: RecipientKey, tls: TlsRoots) -> Self {
-        Self { recipient, tls, open: Mutex::default() }
+        Self { recipient, tls, open: OpenUnlocks::new() }
     }
 
     /// True if a tunnel for this unlock is awaited.
     pub fn expects(&self, id: &UnlockId) -> bool {
-        self.open().get(id).is_some_and(|open| open.tunnel.is_some())
+        self.open.expects(id)
     }
 
     /// Hands a tunnel over. It is dropped if nobody awaits it any more.
     pub fn attach(&self, id: &UnlockId, stream: Stream) {
-        if let Some(tunnel) = self.open().get_mut(id).and_then(|open| open.tunnel.take()) {
-            let _ = tunnel.send(stream);
-        }
+        self.open.attach(id, stream);
     }
 
     /// Drops what nobody authorized in time.
     pub fn sweep(&self, now_ms: u64) {
-        self.open().retain(|_, open| open.waiting.is_none() || !expired(open.begun_ms, now_ms));
+        self.open.sweep(now_ms);
     }
-
-    fn open(&self) -> MutexGuard<'_, HashMap<UnlockId, Open>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn add(
-        &self,
-        waiting: Waiting,
-        tunnel: oneshot::Sender<Stream>,
-    ) -> Result<UnlockId, UnlockError> {
-        let id = rng::public_bytes().map_err(|_| UnlockError::Internal)?;
-        self.sweep(waiting.begun_ms);
-        let mut open = self.open();
-        if open.len() >= UNLOCKS_OPEN_MAX {
-            return Err(UnlockError::TooMany);
-        }
-        let begun_ms = waiting.begun_ms;
-        open.insert(id, Open { begun_ms, tunnel: Some(tunnel), waiting: Some(waiting) });
-        Ok(id)
-    }
-
-    fn take(&self, id: &UnlockId, now_ms: u64) -> Result<Waiting, UnlockError> {
-        let mut open = self.open();
-        if open.get(id).is_some_and(|open| expired(open.begun_ms, now_ms)) {
-            open.remove(id);
-        }
-        open.get_mut(id).and_then(|open| open.waiting.take()).ok_or(UnlockError::Unknown)
-    }
-}
-
-/// Takes an unlock out of the open ones however its exchange ends.
-struct Finish<'a>(&'a Unlocks, UnlockId);
-
-impl Drop for Finish<'_> {
-    fn drop(&mut self) {
-        self.0.open().remove(&self.1);
-    }
-}
-
-fn expired(begun_ms: u64, now_ms: u64) -> bool {
-    Duration::from_millis(now_ms.saturating_sub(begun_ms)) >= UNLOCK_BEGIN_LIFE
 }
 
 impl Enclave {
@@ -239,7 +187,6 @@ impl Enclave {
             keyspace: keyspace.as_str().to_owned(),
             dek_id,
         };
-        let begun_ms = boot_ms();
         let user_data = UserData::Kms { boot_id: self.boot_id.0 };
         let public_key = self.unlocks.recipient.spki_der();
         let made = self
@@ -248,18 +195,18 @@ impl Enclave {
         let request = ExactRequest::new(&target, &context, &operation, &made.bytes);
         let mut attestation_hash = [0; 32];
         attestation_hash.copy_from_slice(digest::digest(&digest::SHA256, &made.bytes).as_ref());
-        let (tunnel_in, tunnel) = oneshot::channel();
         let waiting = Waiting {
-            tunnel,
             request: request.clone(),
             operation,
             what,
             dek_id,
             key_arn: target.key_arn,
             document_ms: made.asked_ms,
-            begun_ms,
         };
-        let unlock_id = self.unlocks.add(waiting, tunnel_in)?;
+        let unlock_id = rng::public_bytes().map_err(|_| UnlockError::Internal)?;
+        if !self.unlocks.open.add(unlock_id, waiting, boot_ms()) {
+            return Err(UnlockError::TooMany);
+        }
         Ok(Begun { unlock_id, request, dek_id, attestation_hash })
     }
 
@@ -272,24 +219,23 @@ impl Enclave {
         id: UnlockId,
         headers: SignatureHeaders,
     ) -> Result<Done, UnlockError> {
-        let waiting = self.unlocks.take(&id, boot_ms())?;
-        let _finish = Finish(&self.unlocks, id);
-        let life = UNLOCK_BEGIN_LIFE
-            .saturating_sub(Duration::from_millis(boot_ms().saturating_sub(waiting.begun_ms)));
-        let Waiting { tunnel, request, operation, what, dek_id, key_arn, document_ms, .. } =
-            waiting;
-        let tunnel = timeout(life, tunnel).await.map_err(|_| UnlockError::TunnelMissing)?;
-        let tunnel = tunnel.map_err(|_| UnlockError::TunnelMissing)?;
+        let mut taken = self.unlocks.open.take(&id, boot_ms()).ok_or(UnlockError::Unknown)?;
+        let tunnel = taken.tunnel().await.ok_or(UnlockError::TunnelMissing)?;
         let now_unix_s = self.clock.wall_ms() / 1_000;
+        let Waiting { request, operation, key_arn, .. } = &taken.waiting;
         let tls = &self.unlocks.tls;
-        let answer = exchange(tunnel, tls, now_unix_s, &request, &headers).await?;
-        let OpenedDek { dek, wrapped } =
-            answer.open(&self.unlocks.recipient, &operation, &key_arn)?;
-        match what {
-            What::Row { row, current } => self.install(&row, dek, current, document_ms),
+        let answer = exchange(tunnel, tls, now_unix_s, request, &headers).await?;
+        let opened = answer.open(&self.unlocks.recipient, operation, key_arn)?;
+        self.take_in(&taken.waiting, opened)
+    }
+
+    fn take_in(&self, asked: &Waiting, opened: OpenedDek) -> Result<Done, UnlockError> {
+        let OpenedDek { dek, wrapped } = opened;
+        match &asked.what {
+            What::Row { row, current } => self.install(row, dek, *current, asked.document_ms),
             What::Generate { keyspace, .. } => {
                 let wrapped = wrapped.ok_or(UnlockError::Internal)?;
-                self.give_birth(dek_id, keyspace, wrapped, key_arn, &dek)
+                self.give_birth(asked, *keyspace, wrapped, &dek)
             }
         }
     }
@@ -305,12 +251,12 @@ impl Enclave {
     /// Makes the birth document. The secret is erased by the caller: only Decrypt installs a DEK.
     fn give_birth(
         &self,
-        dek_id: DekId,
+        asked: &Waiting,
         keyspace: Keyspace,
         wrapped: Vec<u8>,
-        key_arn: String,
         secret: &Secret32,
     ) -> Result<Done, UnlockError> {
+        let dek_id = asked.dek_id;
         let user_data = UserData::DekBirth {
             dek_id,
             app: self.pins.app.clone(),
@@ -323,7 +269,7 @@ impl Enclave {
             keyspace,
             wrapped,
             birth_document: made.bytes,
-            key_arn,
+            key_arn: asked.key_arn.clone(),
         }))
     }
 

@@ -50,22 +50,7 @@ impl Bench {
     }
 
     fn start_enclave(executable: &[u8], kms: Arc<Kms>, ceilings: Ceilings) -> Self {
-        let rule = KeyspaceRule {
-            prefix: "default".into(),
-            key_arns: vec![kms.key_arn().to_owned()],
-            region: devkms::REGION.into(),
-            host: devkms::HOST.into(),
-        };
-        let pins = Pins {
-            app: "sigil-test".into(),
-            rules: vec![rule],
-            tls_roots: vec![kms.tls_root_der().to_vec()],
-            attestation_root: test_root_der().to_vec(),
-            verify_mode: VerifyMode::BatchSample,
-            ceilings,
-            parent_cid: 3,
-            insecure: true,
-        };
+        let pins = pins(&kms, ceilings);
         let pins = pins.encode().unwrap();
         let nsm = Arc::new(SoftwareNsm::new(executable, &pins).unwrap());
         let folder = tempfile::tempdir().unwrap();
@@ -102,4 +87,24 @@ impl Drop for Bench {
 /// The root of the software NSM's documents.
 pub(crate) fn attestation_root() -> TrustRoot {
     TrustRoot::from_der(test_root_der().to_vec()).unwrap()
+}
+
+/// Pins for keyspaces `default*` under the first key of a KMS.
+pub(crate) fn pins(kms: &Kms, ceilings: Ceilings) -> Pins {
+    let rule = KeyspaceRule {
+        prefix: "default".into(),
+        key_arns: vec![kms.key_arn().to_owned()],
+        region: devkms::REGION.into(),
+        host: devkms::HOST.into(),
+    };
+    Pins {
+        app: "sigil-test".into(),
+        rules: vec![rule],
+        tls_roots: vec![kms.tls_root_der().to_vec()],
+        attestation_root: test_root_der().to_vec(),
+        verify_mode: VerifyMode::BatchSample,
+        ceilings,
+        parent_cid: 3,
+        insecure: true,
+    }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod bench;
+mod boot;
 mod connections;
 mod keys;
 mod kms;

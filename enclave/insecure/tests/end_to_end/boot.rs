@@ -1,0 +1,120 @@
+//! What does not boot, and the process as a developer starts it.
+
+use std::os::unix::net::UnixListener;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sigil_enclave::boot::{BootError, Parts, Running, start};
+use sigil_enclave::rng::RngSource;
+use sigil_enclave_image::Pins;
+use sigil_enclave_image::pins::Ceilings;
+use sigil_enclave_insecure::nsm::SoftwareNsm;
+use sigil_enclave_protocol::handshake::io::claim;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+
+use crate::bench::pins;
+use crate::kms::Kms;
+
+/// Far above the start of a process on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+fn test_pins() -> Pins {
+    pins(&Kms::start(), Ceilings::default())
+}
+
+/// Boots with changed parts; a boot that succeeds is stopped.
+fn boot(pins: &Pins, change: impl FnOnce(&mut Parts)) -> Result<(), BootError> {
+    let folder = tempfile::tempdir().unwrap();
+    let pins = pins.encode().unwrap();
+    let mut parts = Parts {
+        nsm: Arc::new(SoftwareNsm::new(b"the executable", &pins).unwrap()),
+        pins,
+        listener: UnixListener::bind(folder.path().join("e.sock")).unwrap().into(),
+        rng_source: || RngSource::Software,
+        insecure: true,
+        workers: Some(1),
+        heartbeat: false,
+    };
+    change(&mut parts);
+    start(parts).map(Running::stop)
+}
+
+#[test]
+fn a_production_binary_refuses_insecure_pins_and_the_other_way_round() {
+    let insecure = test_pins();
+    boot(&insecure, |_| {}).unwrap();
+    let production = boot(&insecure, |parts| parts.insecure = false);
+    assert!(matches!(production, Err(BootError::WrongKind(true))), "{production:?}");
+    let secure = Pins { insecure: false, ..insecure };
+    let development = boot(&secure, |_| {});
+    assert!(matches!(development, Err(BootError::WrongKind(false))), "{development:?}");
+}
+
+#[test]
+fn another_random_source_than_the_nsm_refuses_to_boot() {
+    let pins = Pins { insecure: false, ..test_pins() };
+    for rng_source in [(|| RngSource::Other) as fn() -> _, || RngSource::Software] {
+        let booted = boot(&pins, |parts| {
+            parts.insecure = false;
+            parts.rng_source = rng_source;
+        });
+        assert!(matches!(booted, Err(BootError::Rng)), "{booted:?}");
+    }
+}
+
+#[test]
+fn an_nsm_under_another_root_refuses_to_boot() {
+    let pins = test_pins();
+    let other = Pins { attestation_root: pins.tls_roots[0].clone(), ..pins };
+    let booted = boot(&other, |_| {});
+    assert!(matches!(booted, Err(BootError::Nsm(_))), "{booted:?}");
+}
+
+#[test]
+fn pins_that_are_not_pins_refuse_to_boot() {
+    let booted = boot(&test_pins(), |parts| parts.pins.push(0));
+    assert!(matches!(booted, Err(BootError::Pins(_))), "{booted:?}");
+}
+
+fn serve(pins: &Pins, folder: &std::path::Path) -> Child {
+    let file = folder.join("pins.cbor");
+    std::fs::write(&file, pins.encode().unwrap()).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_sigil-enclave-insecure"))
+        .args(["serve", "--workers", "1", "--pins"])
+        .arg(file)
+        .arg("--listen")
+        .arg(format!("unix:{}", folder.join("e.sock").display()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn the_process_says_when_it_listens_and_can_be_claimed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = serve(&test_pins(), folder.path());
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
+    let line = line.unwrap();
+    let mut stream = UnixStream::connect(folder.path().join("e.sock")).await.unwrap();
+    let (accepted, _) = claim(&mut stream).await.unwrap();
+    let boot = format!("boot {} listens on unix:", accepted.hello.boot_id);
+    assert!(line.contains(&boot), "{line}");
+    child.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_process_refuses_production_pins_with_a_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let pins = Pins { insecure: false, ..test_pins() };
+    let child = serve(&pins, folder.path());
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
+    assert!(!output.status.success() && output.stdout.is_empty());
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("`insecure: false`"), "{stderr}");
+}
