@@ -98,3 +98,6 @@ impl std::fmt::Debug for RecipientKey {
         f.write_str("RecipientKey(redacted)")
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;
