@@ -10,6 +10,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use minicbor::Encoder;
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use subtle::ConstantTimeEq;
 use webpki::aws_lc_rs::ECDSA_P384_SHA384;
@@ -35,7 +36,7 @@ pub struct TrustRoot {
 
 /// A certificate that cannot be a root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("attestation root: not one DER certificate")]
+#[error("attestation root: not one certificate")]
 pub struct TrustRootError;
 
 /// At which time the chain must be valid.
@@ -120,6 +121,21 @@ impl TrustRoot {
         let certificate = CertificateDer::from(der);
         anchor_from_trusted_cert(&certificate).map_err(|_| TrustRootError)?;
         Ok(Self { certificate })
+    }
+
+    /// Another root from a file of either form; a PEM file holds one certificate.
+    ///
+    /// # Errors
+    /// The bytes are not one certificate.
+    pub fn from_pem_or_der(bytes: &[u8]) -> Result<Self, TrustRootError> {
+        if !bytes.trim_ascii_start().starts_with(b"-----BEGIN") {
+            return Self::from_der(bytes.to_vec());
+        }
+        let mut certificates = CertificateDer::pem_slice_iter(bytes);
+        match (certificates.next(), certificates.next()) {
+            (Some(Ok(one)), None) => Self::from_der(one.to_vec()),
+            _ => Err(TrustRootError),
+        }
     }
 
     /// True for AWS' root.

@@ -34,6 +34,26 @@ fn the_embedded_root_is_the_published_one() {
 }
 
 #[test]
+fn roots_are_read_as_pem_or_der() {
+    let der = TrustRoot::aws().der().to_vec();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("root.der");
+    std::fs::write(&file, &der).unwrap();
+    let pem = std::process::Command::new("openssl")
+        .args(["x509", "-inform", "DER", "-outform", "PEM", "-in"])
+        .arg(&file)
+        .output()
+        .unwrap()
+        .stdout;
+    assert_eq!(TrustRoot::from_pem_or_der(&der), Ok(TrustRoot::aws()));
+    assert_eq!(TrustRoot::from_pem_or_der(&pem), Ok(TrustRoot::aws()));
+    let two = [&pem[..], &pem].concat();
+    for bad in [&two[..], &pem[..pem.len() / 2], b"", b"-----BEGIN nothing", &der[..100]] {
+        assert!(TrustRoot::from_pem_or_der(bad).is_err());
+    }
+}
+
+#[test]
 fn documents_are_good_at_their_own_time() {
     let root = TrustRoot::aws();
     for (bytes, timestamp_ms, pcr0, public_key, nonce) in [
