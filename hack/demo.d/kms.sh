@@ -13,7 +13,7 @@ start_kms() {
     until_ok 20 "test KMS" test -s "$dir/kms.port"
 }
 
-key_arn() { json_field arn "$dir/kms/kms.json"; }
+key_arn() { json_field keyArn "$dir/kms/state.json"; }
 
 # credential NAME: of the data plane's profile, the first in the file.
 credential() { awk -v name="$1" '$1 == name { print $3; exit }' "$dir/kms/credentials"; }

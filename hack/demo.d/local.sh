@@ -74,7 +74,8 @@ latencies() {
     local body count=200
     body="{\"keyId\":\"$(json_field keyId "$dir/key.json")\",\"digest\":\"$1\"}"
     for ((i = 0; i < count; i++)); do
-        printf 'url = "%s/sign"\ndata = "%s"\noutput = /dev/null\nwrite-out = "%%{http_code} %%{time_total}\\n"\nnext\n' \
+        ((i == 0)) || echo next
+        printf 'url = "%s/sign"\ndata = "%s"\noutput = /dev/null\nwrite-out = "%%{http_code} %%{time_total}\\n"\n' \
             "$url" "${body//\"/\\\"}"
     done >"$dir/curl.config"
     curl -sS --config "$dir/curl.config" >"$dir/times.txt"

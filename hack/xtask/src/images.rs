@@ -28,8 +28,11 @@ pub(crate) struct Args {
 }
 
 /// Images with the one binary that each starts.
-const SINGLE: [(&str, &str); 3] =
-    [("sigil-operator", "sigil-operator"), ("sigil-dataplane", "sigil-dataplane"), ("devkms", "devkms")];
+const SINGLE: [(&str, &str); 3] = [
+    ("sigil-operator", "sigil-operator"),
+    ("sigil-dataplane", "sigil-dataplane"),
+    ("devkms", "devkms"),
+];
 const INSECURE: &str = "sigil-enclave-insecure";
 const LAUNCHER: &str = "sigil-launcher";
 /// Stands in the development enclave and in no production image.

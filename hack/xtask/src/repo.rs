@@ -13,8 +13,12 @@ pub(crate) fn root() -> PathBuf {
 
 /// Files that git tracks or would track, relative to the root.
 pub(crate) fn files() -> Result<Vec<String>> {
-    let listing =
-        output(Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]))?;
+    let listing = output(Command::new("git").args([
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]))?;
     let mut files: Vec<_> = listing.lines().map(str::to_owned).collect();
     files.retain(|file| root().join(file).exists());
     files.sort();
@@ -25,8 +29,7 @@ pub(crate) fn files() -> Result<Vec<String>> {
 /// `cargo metadata` of the workspace, resolved.
 pub(crate) fn metadata() -> Result<serde_json::Value> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let text =
-        output(Command::new(cargo).args(["metadata", "--format-version", "1", "--locked"]))?;
+    let text = output(Command::new(cargo).args(["metadata", "--format-version", "1", "--locked"]))?;
     serde_json::from_str(&text).context("cargo metadata")
 }
 

@@ -57,7 +57,8 @@ impl Image {
             "mediaType": "application/vnd.oci.image.index.v1+json",
             "manifests": [entry],
         }))?;
-        let blob = |data: &[u8]| format!("blobs/sha256/{}", const_hex::encode(Sha256::digest(data)));
+        let blob =
+            |data: &[u8]| format!("blobs/sha256/{}", const_hex::encode(Sha256::digest(data)));
         let (layer_at, config_at, manifest_at) = (blob(&layer), blob(&config), blob(&manifest));
         let archive = tar([
             ("oci-layout", 0o444, br#"{"imageLayoutVersion":"1.0.0"}"#.as_slice()),

@@ -1,6 +1,7 @@
 //! Which crate may depend on which, and what the trusted base is made of.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -46,19 +47,18 @@ const BANNED_IN_ENCLAVE: [&str; 9] = [
 const REASONS: &str = "enclave/DEPENDENCIES.md";
 
 pub(super) fn check(metadata: &Value) -> Result<Vec<String>> {
-    let graph = Graph::read(metadata)?;
+    let graph = Graph::read()?;
     let mut findings = Vec::new();
     findings.extend(direction(&graph));
     for package in PRODUCTION {
-        if graph.reachable(package).contains(DEVELOPMENT_ONLY) {
+        if graph.reaches(package, DEVELOPMENT_ONLY) {
             findings.push(format!("{package} reaches {DEVELOPMENT_ONLY}"));
         }
     }
-    let enclave = graph.reachable("sigil-enclave");
     findings.extend(
         BANNED_IN_ENCLAVE
             .iter()
-            .filter(|banned| enclave.contains(**banned))
+            .filter(|banned| graph.reaches("sigil-enclave", banned))
             .map(|banned| format!("sigil-enclave reaches {banned}")),
     );
     findings.extend(reasons(&graph)?);
@@ -66,49 +66,48 @@ pub(super) fn check(metadata: &Value) -> Result<Vec<String>> {
     Ok(findings)
 }
 
-/// Normal dependencies by package name. Two versions of a package are one node.
+/// Normal dependencies of our packages, each resolved alone, as it is built for an image.
 struct Graph {
-    edges: BTreeMap<String, BTreeSet<String>>,
+    direct: BTreeMap<String, BTreeSet<String>>,
+    reachable: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Graph {
-    fn read(metadata: &Value) -> Result<Self> {
-        let packages = metadata["packages"].as_array().context("metadata.packages")?;
-        let name_of: BTreeMap<_, _> = packages
-            .iter()
-            .filter_map(|package| Some((package["id"].as_str()?, package["name"].as_str()?)))
-            .collect();
-        let mut edges = BTreeMap::<String, BTreeSet<String>>::new();
-        for node in metadata["resolve"]["nodes"].as_array().context("metadata.resolve")? {
-            let name = name_of.get(node["id"].as_str().unwrap_or_default()).context("node")?;
-            let entry = edges.entry((*name).to_owned()).or_default();
-            for dependency in node["deps"].as_array().into_iter().flatten() {
-                let normal = dependency["dep_kinds"]
-                    .as_array()
-                    .is_some_and(|kinds| kinds.iter().any(|kind| kind["kind"].is_null()));
-                let target = dependency["pkg"].as_str().and_then(|id| name_of.get(id));
-                if let (true, Some(target)) = (normal, target) {
-                    entry.insert((*target).to_owned());
-                }
-            }
+    /// Asks `cargo tree`: `cargo metadata` also lists optional dependencies that nobody turned on.
+    fn read() -> Result<Self> {
+        let mut graph = Self { direct: BTreeMap::new(), reachable: BTreeMap::new() };
+        for (package, _) in ALLOWED {
+            graph.direct.insert(package.to_owned(), tree(package, &["--depth", "1"])?);
+            graph.reachable.insert(package.to_owned(), tree(package, &[])?);
         }
-        Ok(Self { edges })
+        Ok(graph)
     }
 
     fn direct(&self, package: &str) -> impl Iterator<Item = &String> {
-        self.edges.get(package).into_iter().flatten()
+        self.direct.get(package).into_iter().flatten()
     }
 
-    fn reachable<'a>(&'a self, package: &'a str) -> BTreeSet<&'a str> {
-        let mut seen = BTreeSet::new();
-        let mut open = vec![package];
-        while let Some(next) = open.pop() {
-            if seen.insert(next) {
-                open.extend(self.direct(next).map(String::as_str));
-            }
-        }
-        seen
+    fn reaches(&self, package: &str, other: &str) -> bool {
+        self.reachable.get(package).is_some_and(|names| names.contains(other))
     }
+}
+
+/// Names that a package depends on, without itself.
+fn tree(package: &str, options: &[&str]) -> Result<BTreeSet<String>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["tree", "--locked", "--edges", "normal", "--prefix", "none", "--format", "{p}"]);
+    let text = repo::output(command.args(["--package", package]).args(options))?;
+    Ok(names(package, &text))
+}
+
+/// The first word of each line.
+fn names(package: &str, tree: &str) -> BTreeSet<String> {
+    tree.lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != package)
+        .map(str::to_owned)
+        .collect()
 }
 
 fn direction(graph: &Graph) -> Vec<String> {
@@ -162,7 +161,8 @@ mod tests {
 
     fn graph(edges: &[(&str, &[&str])]) -> Graph {
         let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Graph { edges: edges.iter().map(|(from, to)| ((*from).to_owned(), own(to))).collect() }
+        let direct = edges.iter().map(|(from, to)| ((*from).to_owned(), own(to))).collect();
+        Graph { direct, reachable: BTreeMap::new() }
     }
 
     #[test]
@@ -174,8 +174,8 @@ mod tests {
     }
 
     #[test]
-    fn reach_follows_every_step() {
-        let chain = graph(&[("a", &["b"]), ("b", &["c", "a"])]);
-        assert_eq!(chain.reachable("a").into_iter().collect::<Vec<_>>(), ["a", "b", "c"]);
+    fn a_tree_names_everything_but_its_root() {
+        let text = "a v0.1.0 (/x)\nb v1.0.0\nc v2.1.0 (proc-macro)\nb v1.0.0 (*)\n";
+        assert_eq!(names("a", text).into_iter().collect::<Vec<_>>(), ["b", "c"]);
     }
 }

@@ -13,7 +13,10 @@ const LATER: &str = "later: ";
 #[derive(Debug, PartialEq, Eq)]
 enum Proof<'a> {
     /// `path/to/file.rs::name_of_test`
-    Test { file: &'a str, name: &'a str },
+    Test {
+        file: &'a str,
+        name: &'a str,
+    },
     /// `path/to/script`, run by a make target.
     Script(&'a str),
     Later,
@@ -123,7 +126,8 @@ fn state(source: &str, name: &str) -> TestState {
 mod tests {
     use super::*;
 
-    const SOURCE: &str = "#[test]\nfn runs() {}\n\n#[tokio::test]\nasync fn waits() {}\n\nfn helper() {}\n";
+    const SOURCE: &str =
+        "#[test]\nfn runs() {}\n\n#[tokio::test]\nasync fn waits() {}\n\nfn helper() {}\n";
 
     fn check_row(proof: &str) -> Vec<String> {
         let text = format!("| clause | test |\n|---|---|\n| a clause | {proof} |\n");
@@ -142,7 +146,8 @@ mod tests {
 
     #[test]
     fn other_rows_do_not() {
-        for proof in ["`a/b.rs::helper`", "`a/b.rs::absent`", "`a/c.rs::runs`", "`hack/y`", "soon"] {
+        for proof in ["`a/b.rs::helper`", "`a/b.rs::absent`", "`a/c.rs::runs`", "`hack/y`", "soon"]
+        {
             assert_eq!(check_row(proof).len(), 1, "{proof}");
         }
         assert_eq!(findings("nothing here", &BTreeMap::new()).len(), 1);

@@ -8,16 +8,18 @@ use crate::repo;
 
 /// Lines of a Rust file without its tests. A longer one holds more than one idea.
 const FILE_LINES_MAX: usize = 500;
-/// Lines of Rust, without tests, of the trusted base: what an auditor reads in a day.
+/// Lines of code (neither blank nor comment) of the trusted base without its tests: what an auditor
+/// reads in a day.
 const TRUSTED_LINES_MAX: usize = 6_000;
 const TRUSTED: [&str; 4] =
     ["enclave/src/", "enclave/protocol/src/", "enclave/attestation/src/", "enclave/image/src/"];
 /// Modules that may hold `unsafe`; each says why in its `allow`.
-const UNSAFE_MODULES: [&str; 4] = [
+const UNSAFE_MODULES: [&str; 5] = [
     "enclave/src/signer/ffi.rs",
     "enclave/src/nsm/device.rs",
+    "enclave/src/stream.rs",
+    "enclave/src/vsock.rs",
     "enclave/launcher/src/process.rs",
-    "dataplane/src/affinity.rs",
 ];
 
 pub(super) fn check(files: &[String]) -> Result<Vec<String>> {
@@ -32,7 +34,7 @@ pub(super) fn check(files: &[String]) -> Result<Vec<String>> {
                 findings.push(format!("{file}: {lines} lines, at most {FILE_LINES_MAX}"));
             }
             if TRUSTED.iter().any(|folder| file.starts_with(folder)) {
-                trusted_lines += lines;
+                trusted_lines += code_lines(file, &text);
             }
             findings.extend(rust_findings(file, &text));
         }
@@ -48,7 +50,7 @@ pub(super) fn check(files: &[String]) -> Result<Vec<String>> {
     if trusted_lines > TRUSTED_LINES_MAX {
         findings.push(format!("trusted base: {trusted_lines} lines, at most {TRUSTED_LINES_MAX}"));
     }
-    println!("tidy: trusted base {trusted_lines} lines of Rust without tests");
+    println!("tidy: trusted base {trusted_lines} lines of code without tests");
     Ok(findings)
 }
 
@@ -58,6 +60,12 @@ fn lines_without_tests(file: &str, text: &str) -> usize {
         return 0;
     }
     text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).count()
+}
+
+/// Of those, the ones that are neither blank nor comment.
+fn code_lines(file: &str, text: &str) -> usize {
+    let code = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with("//");
+    text.lines().take(lines_without_tests(file, text)).filter(code).count()
 }
 
 fn is_test_file(file: &str) -> bool {
@@ -137,6 +145,7 @@ mod tests {
         let text = "fn a() {}\n\n#[cfg(test)]\nmod tests {}\n";
         assert_eq!(lines_without_tests("a/src/lib.rs", text), 2);
         assert_eq!(lines_without_tests("a/src/lib/tests.rs", text), 0);
+        assert_eq!(code_lines("a/src/lib.rs", "//! Doc\n\n    // why\nfn a() {}\n"), 1);
     }
 
     #[test]
