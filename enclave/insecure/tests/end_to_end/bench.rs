@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use sigil_attestation::{Measurement, PcrAllowList, TrustRoot};
+use sigil_attestation::{
+    Measurement, PcrAllowList, SignedStatement, Statement, TrustRoot, verify_statement,
+};
 use sigil_enclave::boot::Running;
 use sigil_enclave_image::Pins;
 use sigil_enclave_image::measure::{ProcessPcrs, process};
@@ -10,6 +12,7 @@ use sigil_enclave_image::pins::{Ceilings, KeyspaceRule, VerifyMode};
 use sigil_enclave_insecure::nsm::{SoftwareNsm, test_root_der};
 use sigil_enclave_insecure::serve::start_process;
 use sigil_enclave_protocol::EnclaveAddress;
+use sigil_enclave_protocol::v1::Statement as WireStatement;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 
@@ -107,4 +110,14 @@ pub(crate) fn pins(kms: &Kms, ceilings: Ceilings) -> Pins {
         parent_cid: 3,
         insecure: true,
     }
+}
+
+/// What a statement of this enclave says, once a verifier has accepted it.
+pub(crate) fn verified(bench: &Bench, wire: WireStatement) -> Statement {
+    let signed = SignedStatement {
+        statement: wire.statement.into(),
+        signature: wire.signature.as_ref().try_into().unwrap(),
+        document: wire.document.into(),
+    };
+    verify_statement(&signed, &attestation_root(), &bench.allow_list()).unwrap().0
 }

@@ -5,29 +5,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use k256::ecdsa::signature::hazmat::PrehashVerifier;
 use k256::ecdsa::{RecoveryId, Signature, VerifyingKey};
-use sigil_attestation::{
-    Provenance, SignedStatement, Statement, StatementKind, UserData, verify_live, verify_statement,
-};
+use sigil_attestation::{Provenance, StatementKind, UserData, verify_live};
 use sigil_enclave_image::pins::Ceilings;
 use sigil_enclave_protocol::v1::{
     ActivateRequest, AttestRequest, CreateReply, DekProvenance, ErrorCode, HealthRequest,
-    ProveRequest, SignResult, StateReply, StateRequest, Statement as WireStatement,
+    ProveRequest, SignResult, StateReply, StateRequest,
 };
 
-use crate::bench::{Bench, attestation_root};
+use crate::bench::{Bench, attestation_root, verified};
 use crate::sidecar::{Sidecar, item};
 
 /// Far above any run's time to see a condition.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn verified(bench: &Bench, wire: WireStatement) -> Statement {
-    let signed = SignedStatement {
-        statement: wire.statement.into(),
-        signature: wire.signature.as_ref().try_into().unwrap(),
-        document: wire.document.into(),
-    };
-    verify_statement(&signed, &attestation_root(), &bench.allow_list()).unwrap().0
-}
 
 fn assert_signed(result: &SignResult, public_key: &[u8], digest: &[u8; 32]) {
     assert_eq!(result.error(), ErrorCode::Ok);

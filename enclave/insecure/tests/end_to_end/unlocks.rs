@@ -14,7 +14,7 @@ use sigil_enclave_protocol::v1::{
     StateRequest, UnlockAuthorizeReply, UnlockBeginRequest,
 };
 
-use crate::bench::Bench;
+use crate::bench::{Bench, verified};
 use crate::sidecar::{Sidecar, generate, item, sign_request, unlock};
 
 /// The public key of the scalar 1.
@@ -313,7 +313,7 @@ async fn possession(sidecar: &mut Sidecar<'_>, blob: &Bytes) -> Statement {
     let nonce = Bytes::from_static(b"nonce");
     let request = ProveRequest { keyspace, key_id, nonce };
     let reply = sidecar.client.prove(request).await.unwrap().into_inner();
-    Statement::decode(&reply.possession.unwrap().statement).unwrap()
+    verified(sidecar.bench, reply.possession.unwrap())
 }
 
 #[tokio::test]
