@@ -143,6 +143,10 @@ impl Pins {
             count("tlsRoots", root.len(), CERTIFICATE_BYTES_MAX)?;
         }
         count("attestationRoot", self.attestation_root.len(), CERTIFICATE_BYTES_MAX)?;
+        // 0 and 1 are the hypervisor and the loopback, the last one means "any".
+        if self.parent_cid < 2 || self.parent_cid == u32::MAX {
+            return Err(PinsError::new("parentCid", "expected 3 on Nitro, 2 in QEMU"));
+        }
         self.ceilings.check()
     }
 }
@@ -151,27 +155,17 @@ impl KeyspaceRule {
     fn check(&self) -> Result<(), PinsError> {
         count("keyspaces.kmsKeyArns", self.key_arns.len(), KEY_ARNS_MAX)?;
         for arn in &self.key_arns {
-            // arn:PARTITION:kms:REGION:ACCOUNT:key/ID; aliases would move the pin.
-            let parts: Vec<_> = arn.splitn(6, ':').collect();
-            let good = matches!(
-                parts.as_slice(),
-                ["arn", partition, "kms", region, account, resource]
-                    if !partition.is_empty()
-                        && *region == self.region
-                        && account.len() == 12
-                        && account.bytes().all(|byte| byte.is_ascii_digit())
-                        && resource.strip_prefix("key/").is_some_and(|id| !id.is_empty())
-            );
-            if !good || arn.len() > ARN_BYTES_MAX || !printable(arn) {
+            if arn.len() > ARN_BYTES_MAX || !is_key_arn(arn, &self.region) {
                 let want = "expected arn:aws:kms:REGION:ACCOUNT:key/ID in the rule's region";
                 return Err(PinsError::new("keyspaces.kmsKeyArns", want));
             }
         }
         count("keyspaces.region", self.region.len(), REGION_BYTES_MAX)?;
         count("keyspaces.host", self.host.len(), HOST_BYTES_MAX)?;
-        let host =
-            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
-        if !self.host.bytes().all(host) || !printable(&self.region) {
+        if !self.region.bytes().all(label) {
+            return Err(PinsError::new("keyspaces.region", "expected a region such as us-east-1"));
+        }
+        if !is_host(&self.host) {
             return Err(PinsError::new("keyspaces.host", "expected a DNS name in lower case"));
         }
         Ok(())
@@ -204,8 +198,35 @@ fn count(field: &'static str, actual: usize, max: usize) -> Result<(), PinsError
     Err(PinsError::new(field, format!("{actual} given, expected 1 to {max}")))
 }
 
-fn printable(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_graphic())
+/// arn:PARTITION:kms:REGION:ACCOUNT:key/ID. No alias: it could be pointed elsewhere after it was
+/// pinned. ARN and host end up in a request, so no character needs escaping there.
+fn is_key_arn(arn: &str, region: &str) -> bool {
+    let parts: Vec<_> = arn.split(':').collect();
+    let &["arn", partition, "kms", in_region, account, resource] = parts.as_slice() else {
+        return false;
+    };
+    let id = resource.strip_prefix("key/").unwrap_or_default();
+    partition.starts_with("aws")
+        && partition.bytes().all(label)
+        && in_region == region
+        && account.len() == 12
+        && account.bytes().all(|byte| byte.is_ascii_digit())
+        && !id.is_empty()
+        && id.bytes().all(label)
+}
+
+fn is_host(host: &str) -> bool {
+    let part = |part: &str| {
+        (1..=63).contains(&part.len())
+            && part.bytes().all(label)
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    host.split('.').all(part)
+}
+
+fn label(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'
 }
 
 #[cfg(test)]

@@ -32,6 +32,41 @@ fn pins_read_back() {
     }
 }
 
+/// Written by hand from the table of `docs/formats.md` and RFC 8949.
+#[test]
+fn the_bytes_are_those_of_the_formats() {
+    let pins = Pins {
+        app: "demo".to_owned(),
+        rules: vec![KeyspaceRule { host: "kms.example".to_owned(), ..rule("eu") }],
+        tls_roots: vec![vec![1, 2], vec![3]],
+        attestation_root: vec![4],
+        verify_mode: VerifyMode::Full,
+        ..pins()
+    };
+    let bytes = [
+        &[0xa9, 0x00, 0x01, 0x01, 0x64][..],
+        b"demo",
+        &[0x02, 0x81, 0x84, 0x62],
+        b"eu",
+        &[0x81, 0x78, 40],
+        b"arn:aws:kms:us-east-1:111122223333:key/a",
+        &[0x69],
+        b"us-east-1",
+        &[0x6b],
+        b"kms.example",
+        &[0x03, 0x82, 0x42, 1, 2, 0x41, 3],
+        &[0x04, 0x41, 4],
+        &[0x05, 0x02],
+        // 900, 960, 1,000,000, 3,300, 3,600.
+        &[0x06, 0x85, 0x19, 0x03, 0x84, 0x19, 0x03, 0xc0, 0x1a, 0x00, 0x0f, 0x42, 0x40],
+        &[0x19, 0x0c, 0xe4, 0x19, 0x0e, 0x10],
+        &[0x07, 0x03, 0x08, 0xf4],
+    ]
+    .concat();
+    assert_eq!(pins.encode().unwrap(), bytes);
+    assert_eq!(Pins::decode(&bytes), Ok(pins));
+}
+
 #[test]
 fn the_longest_prefix_wins() {
     let pins = pins();
@@ -77,7 +112,7 @@ fn every_broken_field_is_named() {
         (
             "keyspaces.kmsKeyArns",
             with_rule(|rule| {
-                rule.key_arns[0] = "arn:aws:kms:us-east-1:111122223333:alias/a".into()
+                rule.key_arns[0] = "arn:aws:kms:us-east-1:111122223333:alias/a".into();
             }),
         ),
         (
@@ -85,11 +120,34 @@ fn every_broken_field_is_named() {
             with_rule(|rule| rule.key_arns[0] = "arn:aws:kms:eu-west-1:111122223333:key/a".into()),
         ),
         ("keyspaces.host", with_rule(|rule| rule.host = "kms.example.com\r\nx: y".into())),
+        (
+            "keyspaces.kmsKeyArns",
+            with_rule(|rule| rule.key_arns[0] = "arn:aws:kms:us-east-1:111122223333:key/\"".into()),
+        ),
+        (
+            "keyspaces.kmsKeyArns",
+            with_rule(|rule| rule.key_arns[0] = "arn:aws:kms:us-east-1:111122223333:key/".into()),
+        ),
+        (
+            "keyspaces.kmsKeyArns",
+            with_rule(|rule| rule.key_arns[0] = "arn:aws:kms:us-east-1:11112222333:key/a".into()),
+        ),
+        (
+            "keyspaces.region",
+            with_rule(|rule| {
+                rule.region = "us east".into();
+                rule.key_arns[0] = "arn:aws:kms:us east:111122223333:key/a".into();
+            }),
+        ),
         ("keyspaces.host", with_rule(|rule| rule.host.clear())),
+        ("keyspaces.host", with_rule(|rule| rule.host = "kms..com".into())),
+        ("keyspaces.host", with_rule(|rule| rule.host = "kms.example.com:443".into())),
         ("tlsRoots", Pins { tls_roots: vec![], ..pins() }),
         ("attestationRoot", Pins { attestation_root: vec![], ..pins() }),
         ("ceilings.keySoftSeconds", limits(Ceilings { key_soft_s: 960, ..default })),
         ("ceilings.dekSoftSeconds", limits(Ceilings { dek_hard_s: LIMIT_S_MAX + 1, ..default })),
+        ("parentCid", Pins { parent_cid: 1, ..pins() }),
+        ("parentCid", Pins { parent_cid: u32::MAX, ..pins() }),
         ("ceilings.keyUses", limits(Ceilings { key_uses: 0, ..default })),
     ];
     for (field, pins) in cases {
