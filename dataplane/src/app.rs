@@ -87,7 +87,7 @@ impl App {
             let blob = self.blob(&located, request.key_id).await?;
             answer = self.ask(&located, &request, blob).await?;
         }
-        self.signed(&located, &request, answer)
+        self.signed(&located, &request, &answer)
     }
 }
 

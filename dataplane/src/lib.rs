@@ -23,6 +23,7 @@ mod unlock;
 /// Messages and server of `proto/signer/v1/signer.proto`.
 #[allow(missing_docs, unreachable_pub, reason = "generated code")]
 #[allow(clippy::all, clippy::pedantic, reason = "generated code")]
+#[allow(clippy::allow_attributes_without_reason, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("signer.v1");
 }

@@ -29,6 +29,7 @@ const RECONNECT_MAX: Duration = Duration::from_millis(200);
 
 /// A boot that was attested and may be routed to.
 #[derive(Debug)]
+#[allow(clippy::struct_field_names, reason = "`boot_id` is the word everywhere")]
 pub(crate) struct Boot {
     /// Identity of the boot.
     pub(crate) boot_id: BootId,
@@ -37,7 +38,7 @@ pub(crate) struct Boot {
     /// What every connection proves.
     pub(crate) token: ClaimToken,
     /// PCR0 of its image.
-    pub pcr0: [u8; 48],
+    pub(crate) pcr0: [u8; 48],
     /// The document chains to the AWS root.
     pub(crate) trusted: bool,
 }
@@ -140,13 +141,11 @@ impl Pool {
             lanes.iter().take(*index).all(|other| other.worker_index != lane.worker_index)
         });
         let least = leads.min_by_key(|(_, lane)| lane.in_flight.load(Ordering::Relaxed));
-        match least {
-            Some((_, lane)) => Ok(Arc::clone(lane)),
-            None => {
-                self.shared.metrics.pool_exhausted.inc();
-                Err(PoolError::NoEnclave)
-            }
+        if let Some((_, lane)) = least {
+            return Ok(Arc::clone(lane));
         }
+        self.shared.metrics.pool_exhausted.inc();
+        Err(PoolError::NoEnclave)
     }
 }
 

@@ -62,7 +62,7 @@ impl Server {
         let workers = worker_count(&config);
         let (public_sockets, public) = bind_all(&config.listeners.public, workers)
             .with_context(|| format!("listeners.public: {}", config.listeners.public))?;
-        let (admin_sockets, admin) = bind_all(&config.listeners.admin, 1)
+        let (mut admin_sockets, admin) = bind_all(&config.listeners.admin, 1)
             .with_context(|| format!("listeners.admin: {}", config.listeners.admin))?;
         let status = StatusWriter::new(&config.keyspaces.0);
         let for_store = status.clone();
@@ -94,7 +94,8 @@ impl Server {
             status: status.clone(),
             metrics,
         };
-        control.spawn(run_control(Arc::clone(&shared), attester, status.clone(), admin_sockets));
+        let admin_socket = admin_sockets.pop().context("listeners.admin: nothing bound")?;
+        control.spawn(run_control(Arc::clone(&shared), attester, status.clone(), admin_socket));
         let workers = start_workers(&shared, public_sockets)?;
         tracing::info!(%public, %admin, workers = workers.len(), "listening");
         Ok(Self { public, admin, status: status.subscribe(), stop, workers, control })
@@ -118,28 +119,15 @@ impl Server {
     }
 }
 
-async fn run_control(
-    shared: Arc<Shared>,
-    attester: Attester,
-    status: StatusWriter,
-    admin: Vec<Bound>,
-) {
+async fn run_control(shared: Arc<Shared>, attester: Attester, status: StatusWriter, admin: Bound) {
     let page = Admin {
         metrics: Arc::clone(&shared.metrics),
         status: status.clone(),
         unlocker: shared.unlocker.clone(),
     };
-    for socket in admin {
-        match socket.listen() {
-            Ok(listener) => {
-                tokio::spawn(page.serve(listener));
-                break;
-            }
-            Err(error) => {
-                tracing::error!(%error, "admin listener");
-                return;
-            }
-        }
+    match admin.listen() {
+        Ok(listener) => drop(tokio::spawn(page.serve(listener))),
+        Err(error) => return tracing::error!(%error, "admin listener"),
     }
     if let Some(member) = shared.config.member.clone() {
         tokio::spawn(run_kubernetes(member, status.subscribe()));

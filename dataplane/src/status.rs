@@ -9,6 +9,7 @@ use tokio::sync::watch;
 /// One snapshot. It holds no secret and is compared to find out whether something changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, not states of one thing")]
 pub struct MemberStatus {
     /// A launcher has handed over an enclave and that boot is alive.
     pub running: bool,

@@ -1,6 +1,6 @@
 //! Phases of `create`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -17,7 +17,8 @@ use crate::router::call_error;
 use crate::store::{KeyRecord, sha256};
 use crate::unlock::Target;
 
-/// DEKs and documents remembered as durable. A DEK lives an hour and a document five minutes.
+/// DEKs and documents remembered as durable. A DEK lives an hour and a document five minutes, so the
+/// bound is met hours apart; forgetting everything then costs one read or write each.
 const REMEMBERED_MAX: usize = 64;
 
 /// A checked create with its key id.
@@ -40,7 +41,7 @@ pub(super) struct Sealed {
 #[derive(Default)]
 pub(super) struct Stored {
     deks: Mutex<HashMap<[u8; 16], Arc<WrappedDek>>>,
-    documents: Mutex<HashMap<[u8; 32], ()>>,
+    documents: Mutex<HashSet<[u8; 32]>>,
 }
 
 struct WrappedDek {
@@ -57,13 +58,12 @@ impl App {
                 format!("keyspace {} is not served here", request.keyspace),
             ));
         }
-        let (key_id, parameters_hash) = match &request.idempotency_key {
-            Some(key) => (idempotent_id(&request.keyspace, key), parameters_hash(&request)),
-            None => {
-                let mut id = [0; 16];
-                aws_lc_rs::rand::fill(&mut id).map_err(|_| Error::internal("no random bytes"))?;
-                (KeyId(id), Bytes::new())
-            }
+        let (key_id, parameters_hash) = if let Some(key) = &request.idempotency_key {
+            (idempotent_id(&request.keyspace, key), parameters_hash(&request))
+        } else {
+            let mut id = [0; 16];
+            aws_lc_rs::rand::fill(&mut id).map_err(|_| Error::internal("no random bytes"))?;
+            (KeyId(id), Bytes::new())
         };
         Ok(Plan {
             key_id,
@@ -265,25 +265,23 @@ impl Stored {
 
     fn add_dek(&self, dek_id: [u8; 16], dek: Arc<WrappedDek>) {
         let mut deks = self.deks.lock().unwrap_or_else(PoisonError::into_inner);
-        insert_bounded(&mut deks, dek_id, dek);
+        if deks.len() >= REMEMBERED_MAX {
+            deks.clear();
+        }
+        deks.insert(dek_id, dek);
     }
 
     fn has_document(&self, hash: &[u8; 32]) -> bool {
-        self.documents.lock().unwrap_or_else(PoisonError::into_inner).contains_key(hash)
+        self.documents.lock().unwrap_or_else(PoisonError::into_inner).contains(hash)
     }
 
     fn add_document(&self, hash: [u8; 32]) {
         let mut documents = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
-        insert_bounded(&mut documents, hash, ());
+        if documents.len() >= REMEMBERED_MAX {
+            documents.clear();
+        }
+        documents.insert(hash);
     }
-}
-
-/// Forgetting everything at the bound costs one read or write each; it happens hours apart.
-fn insert_bounded<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: V) {
-    if map.len() >= REMEMBERED_MAX {
-        map.clear();
-    }
-    map.insert(key, value);
 }
 
 fn same_parameters(plan: &Plan, record: KeyRecord) -> Result<KeyRecord, Error> {

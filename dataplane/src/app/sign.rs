@@ -76,10 +76,10 @@ impl App {
         &self,
         located: &Located,
         request: &SignRequest,
-        answer: SignResult,
+        answer: &SignResult,
     ) -> Result<Signed, Error> {
         match ErrorCode::try_from(answer.error) {
-            Ok(ErrorCode::Ok) => read_signature(request, &answer),
+            Ok(ErrorCode::Ok) => read_signature(request, answer),
             Ok(ErrorCode::UnlockRequired) => {
                 let target = answer.dek_id.as_ref().try_into().map_or(Target::Sealing, Target::Dek);
                 Err(self.unlock_required(&located.keyspace, target, Some(request.key_id)))

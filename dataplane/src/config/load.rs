@@ -37,9 +37,10 @@ pub fn load(
         Ok(root) => root,
         Err(error) => return Err(ConfigErrors(vec![error])),
     };
-    refuse_unknown("", &root, &template, &mut errors);
+    refuse_unknown("", &mut root, &template, &mut errors);
     override_from(&environment, ENVIRONMENT_PREFIX, &mut root, &template, &mut errors);
     drop_nulls(&mut root);
+    let known_errors = errors.len();
     let config = Config {
         listeners: section(&mut root, "listeners", &mut errors),
         workers: section(&mut root, "workers", &mut errors),
@@ -51,8 +52,9 @@ pub fn load(
         limits: section(&mut root, "limits", &mut errors),
         member: section(&mut root, "member", &mut errors),
     };
+    let unreadable = errors.len() > known_errors;
     // A section that could not be read has its defaults here; rules about it would mislead.
-    if errors.is_empty() {
+    if !unreadable {
         config.validate(&mut errors);
     }
     if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
@@ -74,21 +76,24 @@ fn template() -> Mapping {
     }
 }
 
-fn refuse_unknown(path: &str, given: &Mapping, template: &Mapping, errors: &mut Vec<String>) {
-    for (key, value) in given {
+/// Reports unknown keys and takes them out, so that the rest can be judged too.
+fn refuse_unknown(path: &str, given: &mut Mapping, template: &Mapping, errors: &mut Vec<String>) {
+    given.retain(|key, value| {
         let name = key.as_str().map_or_else(|| format!("{key:?}"), ToOwned::to_owned);
-        let here = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        let here = if path.is_empty() { name } else { format!("{path}.{name}") };
         match (template.get(key), value) {
             (None, _) => {
                 let known: Vec<_> = template.keys().filter_map(Value::as_str).collect();
                 errors.push(format!("{here}: unknown key; known here: {}", known.join(", ")));
+                return false;
             }
             (Some(Value::Mapping(template)), Value::Mapping(given)) => {
                 refuse_unknown(&here, given, template, errors);
             }
             _ => {}
         }
-    }
+        true
+    });
 }
 
 fn override_from(
@@ -156,10 +161,7 @@ fn section<T: DeserializeOwned + Default>(
     match serde_yaml_ng::from_value(value) {
         Ok(section) => section,
         Err(error) => {
-            // Unknown keys were reported with their path already.
-            if !error.to_string().contains("unknown field") || errors.is_empty() {
-                errors.push(format!("{name}: {error}"));
-            }
+            errors.push(format!("{name}: {error}"));
             T::default()
         }
     }

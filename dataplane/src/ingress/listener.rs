@@ -172,3 +172,37 @@ impl AsyncWrite for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn workers_share_one_port_that_is_taken_for_others() {
+        let any = ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let (bound, actual) = bind_all(&any, 3).unwrap();
+        assert_eq!(bound.len(), 3);
+        let ListenAddress::Tcp(address) = actual else { panic!("not TCP: {actual}") };
+        assert_ne!(address.port(), 0);
+        let foreign = std::net::TcpListener::bind(address);
+        assert_eq!(foreign.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let listeners: Vec<_> = bound.into_iter().map(|socket| socket.listen().unwrap()).collect();
+        let client = TcpStream::connect(address).await.unwrap();
+        let accepts = listeners.iter().map(|listener| Box::pin(listener.accept()));
+        let (accepted, _, _) = futures_util::future::select_all(accepts).await;
+        assert!(matches!(accepted, Ok(Stream::Tcp(_))));
+        drop(client);
+    }
+
+    #[tokio::test]
+    async fn a_dead_socket_file_is_replaced_and_a_live_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let address = ListenAddress::Unix(folder.path().join("public.sock"));
+        let (first, _) = bind_all(&address, 2).unwrap();
+        assert_eq!(bind_all(&address, 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        bind_all(&address, 1).unwrap();
+        let mode = std::fs::metadata(folder.path().join("public.sock")).unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, 0o600);
+    }
+}

@@ -9,15 +9,13 @@ pub(super) fn accept_or_make(given: Option<&[u8]>) -> String {
         (1..=CHARACTERS_MAX).contains(&text.len())
             && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
     };
-    match given.filter(plain).and_then(|text| std::str::from_utf8(text).ok()) {
-        Some(text) => text.to_owned(),
-        None => {
-            let mut bytes = [0_u8; 8];
-            // An id that repeats would confuse logs, and nothing else.
-            let _ = aws_lc_rs::rand::fill(&mut bytes);
-            const_hex::encode(bytes)
-        }
+    if let Some(text) = given.filter(plain).and_then(|text| std::str::from_utf8(text).ok()) {
+        return text.to_owned();
     }
+    let mut bytes = [0_u8; 8];
+    // An id that repeats would confuse logs, and nothing else.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    const_hex::encode(bytes)
 }
 
 #[cfg(test)]

@@ -19,9 +19,9 @@ use crate::status::KmsErrorClass;
 
 const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
 /// Credentials are asked for again this long before they end.
-const REFRESH_BEFORE_END: Duration = Duration::from_secs(120);
+const REFRESH_BEFORE_END: Duration = Duration::from_mins(2);
 /// Credentials without an end may have been replaced on disk.
-const LIFE_WITHOUT_END: Duration = Duration::from_secs(900);
+const LIFE_WITHOUT_END: Duration = Duration::from_mins(15);
 /// A provider that hangs must not hold a job longer than KMS itself may.
 const PROVIDER_TIME_MAX: Duration = Duration::from_secs(3);
 

@@ -190,3 +190,27 @@ async fn probes_metrics_and_status_say_what_is() {
     assert!(bench.metric(created).await >= 1.0);
     assert!(bench.metric("active_conns").await >= 2.0);
 }
+
+#[tokio::test]
+async fn a_stop_signal_ends_it_cleanly_and_a_bad_configuration_does_not_start() {
+    let mut bench = Bench::start().await;
+    bench.create(&json!({})).await;
+    bench.dataplane.terminate();
+    let status = crate::support::eventually("the end", async || bench.dataplane.ended()).await;
+    assert!(status.success(), "{status}");
+    assert!(bench.admin("GET", "/livez").await.is_err());
+
+    let config = std::fs::read_to_string(bench.path("dataplane.yaml")).unwrap();
+    let config =
+        config.replace("workers: 1", "wrokers: 1").replace("unlock: {", "unlock: {workers: 0, ");
+    std::fs::write(bench.path("bad.yaml"), config).unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_sigil-dataplane"))
+        .args(["check-config", "--config"])
+        .arg(bench.path("bad.yaml"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("wrokers: unknown key") && said.contains("2 error"), "{said}");
+    assert!(said.contains("unlock.workers: 0 is not in"), "{said}");
+}

@@ -101,23 +101,37 @@ async fn create_until(bench: &Bench, stop: Duration) -> Vec<Value> {
     acknowledged
 }
 
+/// A number from the environment: the short run of every test, or the long one of a release.
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// `SIGIL_TEST_KILLS=20 SIGIL_TEST_CREATES=1000` makes it as long as one likes.
 #[tokio::test]
 async fn killed_at_random_times_no_acknowledged_key_is_lost() {
-    const KILLS: u64 = 6;
+    let (kills, creates) = (number("SIGIL_TEST_KILLS", 5), number("SIGIL_TEST_CREATES", 60));
     let mut bench = Bench::start().await;
     bench.create(&json!({})).await;
     let mut acknowledged = Vec::new();
-    for round in 0..KILLS {
-        let mut byte = [0];
-        aws_lc_rs::rand::fill(&mut byte).unwrap();
-        let alive = Duration::from_millis(150 + 40 * round + u64::from(byte[0]) / 2);
+    let mut killed = 0;
+    while killed < kills || acknowledged.len() < creates {
+        let mut bytes = [0; 2];
+        aws_lc_rs::rand::fill(&mut bytes).unwrap();
+        let alive = Duration::from_millis(150 + u64::from(u16::from_le_bytes(bytes)) % 1_500);
         acknowledged.extend(create_until(&bench, alive).await);
         bench.restart_dataplane().await;
+        killed += 1;
     }
-    assert!(!acknowledged.is_empty());
     for key in &acknowledged {
         bench.assert_signs(key).await;
     }
     let listed = assert_all_listed_sign(&bench).await;
-    println!("acknowledged {}, listed {}, lost 0", acknowledged.len(), listed.len());
+    let ids: std::collections::HashSet<_> = listed.iter().map(|key| key["keyId"].clone()).collect();
+    let lost = acknowledged.iter().filter(|key| !ids.contains(&key["keyId"])).count();
+    println!(
+        "acknowledged {}, killed {killed} times, found again {}, lost {lost}",
+        acknowledged.len(),
+        acknowledged.len() - lost
+    );
+    assert_eq!(lost, 0);
 }

@@ -86,7 +86,7 @@ async fn a_renewal_comes_by_itself_or_early_on_demand() {
     let mut queue = queue(8);
     ask(&mut queue, dek(1), "a", Reason::Boot);
     let job = take(&mut queue).unwrap();
-    let after = Duration::from_secs(3_300);
+    let after = Duration::from_mins(55);
     queue.done(&job, Instant::now(), Some(after));
     ask(&mut queue, dek(1), "late", Reason::Demand);
     assert!(take(&mut queue).is_none(), "an answer from before the unlock starts no other");
