@@ -45,6 +45,11 @@ impl EnclaveProcess {
         Ok(Self { child: command.spawn()? })
     }
 
+    /// Its process id, as long as it has not been seen to end.
+    pub fn pid(&self) -> Option<i32> {
+        self.child.id().and_then(|id| i32::try_from(id).ok())
+    }
+
     /// Waits until the process has ended and says how.
     pub async fn ended(&mut self) -> String {
         match self.child.wait().await {
@@ -55,7 +60,7 @@ impl EnclaveProcess {
 
     /// Asks the process to end, and ends it after [`STOP_TIME_MAX`].
     pub async fn stop(mut self) {
-        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let pid = self.pid().and_then(Pid::from_raw);
         if let Some(pid) = pid {
             // It may have ended meanwhile, which is what we want.
             let _gone = kill_process(pid, Signal::TERM);

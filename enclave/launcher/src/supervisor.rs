@@ -68,6 +68,8 @@ pub enum LauncherError {
 enum ClaimError {
     #[error("did not listen within {LISTEN_TIME_MAX:?}")]
     NotListening,
+    #[error("another process listens at its address")]
+    AnotherProcess,
     #[error("claimed by somebody else before us")]
     ClaimedByAnother,
     #[error("claim: {0}")]
@@ -121,8 +123,9 @@ async fn keep(
 
 /// One boot: claimed, handed over, until its end. Every return means: replace it.
 async fn live(settings: &Settings, current: &watch::Sender<Current>, process: &mut EnclaveProcess) {
+    let pid = process.pid();
     let claimed = tokio::select! {
-        claimed = claim_boot(&settings.listen) => claimed,
+        claimed = claim_boot(&settings.listen, pid) => claimed,
         status = process.ended() => {
             tracing::error!(%status, "enclave ended before it was claimed");
             return;
@@ -145,8 +148,12 @@ fn start(settings: &Settings) -> Result<EnclaveProcess, LauncherError> {
         .map_err(|source| LauncherError::Enclave { executable: settings.enclave.clone(), source })
 }
 
-/// Waits until the enclave listens, then claims it.
-async fn claim_boot(address: &EnclaveAddress) -> Result<(BootId, ClaimToken), ClaimError> {
+/// Waits until the enclave listens, then claims it. Whoever else listens at that address is not
+/// claimed: its boot would be handed over in place of ours.
+async fn claim_boot(
+    address: &EnclaveAddress,
+    pid: Option<i32>,
+) -> Result<(BootId, ClaimToken), ClaimError> {
     let listening = async {
         loop {
             match socket::connect(address) {
@@ -157,6 +164,10 @@ async fn claim_boot(address: &EnclaveAddress) -> Result<(BootId, ClaimToken), Cl
     };
     let mut stream =
         timeout(LISTEN_TIME_MAX, listening).await.map_err(|_| ClaimError::NotListening)?;
+    let listener = stream.peer_cred().ok().and_then(|peer| peer.pid());
+    if listener.is_none() || listener != pid {
+        return Err(ClaimError::AnotherProcess);
+    }
     match claim(&mut stream).await {
         Ok((accepted, token)) => Ok((accepted.hello.boot_id, token)),
         Err(HandshakeError::Refused(Refusal::AlreadyClaimed)) => Err(ClaimError::ClaimedByAnother),

@@ -158,6 +158,40 @@ async fn an_enclave_that_somebody_else_claimed_is_replaced() {
 }
 
 #[tokio::test]
+async fn another_process_at_the_address_is_not_claimed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("enclave.sock");
+    let squatter = UnixListener::bind(&path).unwrap();
+    let address = format!("unix:{}", path.display()).parse().unwrap();
+    let settings = Settings {
+        // It ignores its arguments and waits for ever.
+        enclave: sleeper(folder.path()),
+        pins: folder.path().join("pins.cbor"),
+        listen: address,
+        handoff: folder.path().join("handoff.sock").display().to_string().parse().unwrap(),
+        workers: 1,
+    };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let task = tokio::spawn(async move {
+        run(&settings, async { drop(stopped.await) }).await.unwrap();
+    });
+    // Two boots come and go without a byte of a claim.
+    for _ in 0..2 {
+        let (mut stream, _) = timeout(DEADLINE, squatter.accept()).await.unwrap().unwrap();
+        closes(&mut stream).await;
+    }
+    drop(stop);
+    timeout(DEADLINE, task).await.expect("stops in time").unwrap();
+}
+
+fn sleeper(folder: &Path) -> PathBuf {
+    let path = folder.join("sleeper");
+    std::fs::write(&path, "#!/bin/sh\nexec tail -f /dev/null\n").unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    path
+}
+
+#[tokio::test]
 async fn stopping_ends_the_enclave() {
     let bench = Bench::start(b"free");
     let (handoff, mut open) = bench.take().await;
