@@ -38,6 +38,8 @@ pub enum FaultMode {
     Truncated,
     /// The connection ends in the middle of the answer's body.
     CutAnswer,
+    /// The answer stops in the middle of its body and the connection stays open.
+    StallAnswer,
     /// HTTP 200 with a body that is no JSON.
     BadJson,
     /// `KeyId` occurs twice.
@@ -63,7 +65,7 @@ pub struct UnknownFault(String);
 
 impl FaultMode {
     /// All modes with their names.
-    pub const ALL: [(Self, &str); 22] = [
+    pub const ALL: [(Self, &str); 23] = [
         (Self::Off, "off"),
         (Self::Throttle, "throttle"),
         (Self::Http500, "http-500"),
@@ -78,6 +80,7 @@ impl FaultMode {
         (Self::WrongSki, "wrong-ski"),
         (Self::Truncated, "truncated"),
         (Self::CutAnswer, "cut-answer"),
+        (Self::StallAnswer, "stall-answer"),
         (Self::BadJson, "bad-json"),
         (Self::DuplicateJsonKey, "duplicate-json-key"),
         (Self::HugeAnswer, "huge-answer"),

@@ -151,7 +151,7 @@ fn response(result: Result<Reply, ApiError>, fault: FaultMode) -> Response<Body>
         }
     };
     let length = body.len();
-    let mut response = Response::new(Body::new(body, fault == FaultMode::CutAnswer));
+    let mut response = Response::new(Body::new(body, fault));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert("content-type", http::HeaderValue::from_static("application/x-amz-json-1.1"));
