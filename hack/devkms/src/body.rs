@@ -48,9 +48,7 @@ impl hyper::body::Body for Body {
         match (self.left.take(), self.end) {
             (Some(bytes), _) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
             (None, End::Complete) => Poll::Ready(None),
-            (None, End::Broken) => {
-                Poll::Ready(Some(Err(io::Error::other("cut off on purpose"))))
-            }
+            (None, End::Broken) => Poll::Ready(Some(Err(io::Error::other("cut off on purpose")))),
             // Never woken: hyper drops the body when the client goes.
             (None, End::Never) => Poll::Pending,
         }

@@ -142,7 +142,8 @@ fn clocks_may_be_five_minutes_apart() {
 #[test]
 fn strangers_are_refused() {
     let [dataplane, session, _] = Credential::known();
-    let stranger = Credential { access_key: "AKIAANOTHERONE000000".to_owned(), ..dataplane.clone() };
+    let stranger =
+        Credential { access_key: "AKIAANOTHERONE000000".to_owned(), ..dataplane.clone() };
     let wrong_secret = Credential { secret: "another".to_owned(), ..dataplane.clone() };
     let no_token = Credential { session_token: String::new(), ..session.clone() };
     let wrong_token = Credential { session_token: "another".to_owned(), ..session };

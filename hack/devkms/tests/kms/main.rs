@@ -1,0 +1,8 @@
+//! The test KMS over its sockets: as the enclave uses it, as an AWS client does, and by its command
+//! line.
+
+mod actions;
+mod command_line;
+mod exchange;
+mod recipients;
+mod support;
