@@ -7,6 +7,8 @@ use anyhow::{Context, bail};
 use sigil_enclave_image::measurements::Measurements;
 use sigil_enclave_image::pins_yaml;
 
+use super::verify_attestation::print;
+
 /// Arguments of `ctl pin-image`.
 #[derive(clap::Args)]
 pub struct Args {
@@ -24,10 +26,7 @@ pub struct Args {
 /// Writes both files and prints the measurements.
 pub(super) fn run(args: &Args) -> ExitCode {
     match pin(args) {
-        Ok(json) => {
-            print!("{json}");
-            ExitCode::SUCCESS
-        }
+        Ok(json) => print(&json, ExitCode::SUCCESS),
         Err(error) => {
             eprintln!("{error:#}");
             ExitCode::FAILURE

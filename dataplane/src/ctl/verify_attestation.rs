@@ -57,17 +57,22 @@ pub(super) fn run(args: &Args) -> ExitCode {
 
 fn finish(report: &Result<Value, (Refused, Value)>) -> ExitCode {
     match report {
-        Ok(report) => {
-            println!("{report:#}");
-            ExitCode::SUCCESS
-        }
+        Ok(report) => print(&format!("{report:#}\n"), ExitCode::SUCCESS),
         Err((Refused { name, detail }, document)) => {
-            let error = json!({ "name": name, "detail": detail });
-            println!("{:#}", json!({ "verified": false, "error": error, "unverified": document }));
             eprintln!("not verified: {detail}");
-            ExitCode::FAILURE
+            let error = json!({ "name": name, "detail": detail });
+            let report = json!({ "verified": false, "error": error, "unverified": document });
+            print(&format!("{report:#}\n"), ExitCode::FAILURE)
         }
     }
+}
+
+/// Writes a result to standard output. A reader that went away makes it a failure, not a panic.
+pub(super) fn print(text: &str, status: ExitCode) -> ExitCode {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    if written.is_ok() { status } else { ExitCode::FAILURE }
 }
 
 fn report(args: &Args, bytes: &[u8]) -> Result<Value, (Refused, Value)> {

@@ -17,7 +17,7 @@ use sigil_attestation::{
 use sigil_enclave_image::measurements::Measurements;
 use sigil_enclave_protocol::KeyId;
 
-use super::verify_attestation::{document_json, load_measurements, load_root, read};
+use super::verify_attestation::{document_json, load_measurements, load_root, print, read};
 use crate::store::sha256;
 
 /// Arguments of `ctl verify-key`.
@@ -90,15 +90,12 @@ type Checked<T> = Result<T, Refused>;
 /// Prints the report as JSON; the exit status says whether the key is good.
 pub(super) fn run(args: &Args) -> ExitCode {
     match check(args) {
-        Ok(report) => {
-            println!("{report:#}");
-            ExitCode::SUCCESS
-        }
+        Ok(report) => print(&format!("{report:#}\n"), ExitCode::SUCCESS),
         Err(Refused { name, detail }) => {
-            let error = json!({ "name": name, "detail": detail });
-            println!("{:#}", json!({ "verified": false, "error": error }));
             eprintln!("not verified: {detail}");
-            ExitCode::FAILURE
+            let error = json!({ "name": name, "detail": detail });
+            let report = json!({ "verified": false, "error": error });
+            print(&format!("{report:#}\n"), ExitCode::FAILURE)
         }
     }
 }
