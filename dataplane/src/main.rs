@@ -62,7 +62,18 @@ fn with_config(args: &ConfigArgs, then: impl FnOnce(Config) -> ExitCode) -> Exit
     }
 }
 
+/// A thread that panics would leave a process that answers and does nothing. Its supervisor starts
+/// another one.
+fn abort_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        print(info);
+        std::process::abort();
+    }));
+}
+
 fn serve(config: Config) -> ExitCode {
+    abort_on_panic();
     let filter = EnvFilter::try_from_env("SIGIL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .json()

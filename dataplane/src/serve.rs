@@ -150,11 +150,17 @@ async fn run_kubernetes(member: Member, status: watch::Receiver<MemberStatus>) {
 
 fn start_workers(shared: &Arc<Shared>, sockets: Vec<Bound>) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let cpus = allowed_cpus();
+    let pinned = pinned_cpus(&cpus, sockets.len());
     let mut threads = Vec::with_capacity(sockets.len());
     for (index, socket) in sockets.into_iter().enumerate() {
         let shared = Arc::clone(shared);
-        let cpu = cpus.get(index % cpus.len().max(1)).copied();
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let cpu = pinned.get(index).copied();
+        let all = cpus.clone();
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            // Threads for blocking reads must not inherit the one core of the worker they serve.
+            .on_thread_start(move || set_affinity(&all))
+            .build()?;
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || run_worker(&runtime, &shared, socket, cpu))?;
@@ -165,12 +171,7 @@ fn start_workers(shared: &Arc<Shared>, sockets: Vec<Bound>) -> anyhow::Result<Ve
 
 fn run_worker(runtime: &Runtime, shared: &Shared, socket: Bound, cpu: Option<usize>) {
     if let Some(cpu) = cpu {
-        let mut set = CpuSet::new();
-        set.set(cpu);
-        // Unpinned is slower, not wrong.
-        if let Err(error) = sched_setaffinity(None, &set) {
-            tracing::warn!(%error, cpu, "worker not pinned");
-        }
+        set_affinity(&[cpu]);
     }
     runtime.block_on(async {
         let connections = shared.config.enclave.connections.div_ceil(shared.workers);
@@ -203,6 +204,23 @@ fn allowed_cpus() -> Vec<usize> {
     (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
 }
 
+/// One core for each worker. Fewer workers than cores mean that the machine is shared: every process
+/// would choose the same cores, so none is pinned.
+fn pinned_cpus(cpus: &[usize], workers: usize) -> &[usize] {
+    if workers == cpus.len() { cpus } else { &[] }
+}
+
+fn set_affinity(cpus: &[usize]) {
+    let mut set = CpuSet::new();
+    for cpu in cpus {
+        set.set(*cpu);
+    }
+    // Unpinned is slower, not wrong.
+    if let Err(error) = sched_setaffinity(None, &set) {
+        tracing::warn!(%error, ?cpus, "affinity not set");
+    }
+}
+
 /// Waits for SIGTERM or SIGINT.
 pub async fn stop_signal() {
     use tokio::signal::unix::{SignalKind, signal};
@@ -215,5 +233,18 @@ pub async fn stop_signal() {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_are_pinned_only_when_every_core_is_ours() {
+        assert_eq!(pinned_cpus(&[2, 3], 2), [2, 3]);
+        assert!(pinned_cpus(&[2, 3], 1).is_empty());
+        assert!(pinned_cpus(&[2, 3], 4).is_empty());
+        assert!(!allowed_cpus().is_empty());
     }
 }

@@ -19,6 +19,7 @@ use crate::store::Records;
 
 mod authorize;
 mod breaker;
+mod credentials;
 mod exchange;
 mod queue;
 mod self_test;

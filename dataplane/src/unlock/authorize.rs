@@ -3,7 +3,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use aws_config::BehaviorVersion;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
@@ -13,6 +12,7 @@ use sigil_enclave_protocol::v1::{KmsRequest, UnlockAuthorizeRequest};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
+use super::credentials;
 use super::exchange::ExchangeError;
 use crate::config::Kms;
 use crate::status::KmsErrorClass;
@@ -55,13 +55,9 @@ impl Action {
 // === impl Authorizer ===
 
 impl Authorizer {
-    /// Finds the credentials provider of this environment. Only credentials come from it: endpoint
-    /// settings of the environment have no say in where KMS is.
+    /// With the credentials of this environment.
     pub(super) async fn from_environment(kms: &Kms) -> Self {
-        let region = aws_config::Region::new(kms.region.clone());
-        let shared =
-            aws_config::defaults(BehaviorVersion::v2026_01_12()).region(region).load().await;
-        Self::new(kms, shared.credentials_provider())
+        Self::new(kms, credentials::provider(&kms.region).await)
     }
 
     fn new(kms: &Kms, provider: Option<SharedCredentialsProvider>) -> Self {

@@ -4,7 +4,7 @@
 use devkms::FaultMode;
 use serde_json::json;
 
-use crate::support::{Bench, Settings, eventually};
+use crate::support::{Bench, Cutter, Settings, eventually};
 
 /// Few attempts and short waits, so that every fault has its round quickly.
 const IMPATIENT: &str = "unlock: {recoveryMs: 100, attemptsMax: 1, connectTimeoutMs: 200, \
@@ -185,4 +185,25 @@ async fn no_secret_reaches_the_log_even_at_debug() {
         assert!(!log.contains(secret.as_str()));
     }
     assert!(!log.contains("AWS4-HMAC-SHA256"), "no signature either");
+}
+
+#[tokio::test]
+async fn a_cut_connection_is_back_within_200_ms_and_requests_go_on() {
+    let mut bench = Bench::without_dataplane(&Settings { cable: true, ..Settings::default() });
+    let (launcher, handoff) = (bench.path("handoff.sock"), bench.path("cable-handoff.sock"));
+    let cutter = Cutter::start(&launcher, &handoff, &bench.path("")).await;
+    bench.start_dataplane(&[]).await;
+    let created = bench.create(&json!({})).await;
+    let body = json!({ "keyId": created["keyId"], "digest": "11".repeat(32) });
+    for _ in 0..5 {
+        let cut = cutter.cut();
+        let answer = bench.post("/sign", &body).await.unwrap();
+        let code = answer.text("code");
+        assert!(answer.status == 200 || code == "ENCLAVE_UNAVAILABLE", "{code}");
+        let back = eventually("a connection", async || cutter.accepted().first().copied()).await;
+        assert!(back - cut < std::time::Duration::from_millis(200), "{:?}", back - cut);
+        bench.assert_signs(&created).await;
+    }
+    assert!(bench.metric("grpc_stream_resets_total").await >= 5.0);
+    assert_eq!(bench.status().await["running"], true, "the boot was never given up");
 }

@@ -2,9 +2,11 @@
 
 mod bench;
 mod client;
+mod cutter;
 mod process;
 
 pub(crate) use bench::{Bench, Settings};
+pub(crate) use cutter::Cutter;
 
 use std::time::Duration;
 

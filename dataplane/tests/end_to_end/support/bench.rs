@@ -24,13 +24,20 @@ pub(crate) struct Settings {
     pub(crate) fault: FaultMode,
     /// The measurements that the dataplane allows are others.
     pub(crate) other_image: bool,
+    /// The dataplane looks for the launcher at `cable-handoff.sock`, where a [`super::Cutter`] is.
+    pub(crate) cable: bool,
     /// More settings of the dataplane: `unlock:` and `limits:`.
     pub(crate) extra: &'static str,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { fault: FaultMode::Off, other_image: false, extra: "unlock: {recoveryMs: 200}" }
+        Self {
+            fault: FaultMode::Off,
+            other_image: false,
+            cable: false,
+            extra: "unlock: {recoveryMs: 200}",
+        }
     }
 }
 
@@ -255,11 +262,12 @@ fn config(
 ) -> String {
     let folder = folder.display();
     let pcr = |pcr: &[u8; 48]| const_hex::encode(pcr);
+    let handoff = if settings.cable { "cable-handoff.sock" } else { "handoff.sock" };
     let pcr0 = if settings.other_image { [7; 48] } else { measurements.pcr0 };
     format!(
         "listeners: {{public: 'unix:{folder}/public.sock', admin: 'unix:{folder}/admin.sock'}}\n\
          workers: 1\n\
-         enclave:\n  handoff: {folder}/handoff.sock\n  attestationRoot: {folder}/root.der\n  \
+         enclave:\n  handoff: {folder}/{handoff}\n  attestationRoot: {folder}/root.der\n  \
          connections: 2\n  measurements: [{{pcr0: '{}', pcr1: '{}', pcr2: '{}'}}]\n\
          kms: {{region: {}, keyArn: '{}', address: '{}'}}\n\
          keyspaces: [default, payments]\n\

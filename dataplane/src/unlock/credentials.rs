@@ -1,0 +1,53 @@
+//! Where AWS credentials come from: the usual chain (environment, profile, web identity, container).
+
+use aws_config::BehaviorVersion;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+/// Finds the provider of this environment. Only credentials come from it: endpoint settings of the
+/// environment have no say in where KMS is.
+pub(super) async fn provider(region: &str) -> Option<SharedCredentialsProvider> {
+    // Images hold one binary and no certificates, so the roots for STS are compiled in.
+    let tls = match TlsContext::builder().with_trust_store(public_roots()).build() {
+        Ok(tls) => tls,
+        Err(error) => {
+            tracing::error!(%error, "no AWS credentials: TLS cannot be set up");
+            return None;
+        }
+    };
+    let client = aws_smithy_http_client::Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+        .tls_context(tls)
+        .build_https();
+    let shared = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .region(aws_config::Region::new(region.to_owned()))
+        .http_client(client)
+        .load()
+        .await;
+    shared.credentials_provider()
+}
+
+/// Mozilla's roots as one PEM text, the form that the client takes.
+fn public_roots() -> TrustStore {
+    let pem = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().fold(String::new(), |pem, root| {
+        let body = STANDARD.encode(root.as_ref());
+        format!("{pem}-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")
+    });
+    TrustStore::empty().with_pem_certificate(pem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_chain_is_made_where_the_system_has_no_certificates() {
+        // The client reads its roots when it is made; a root that it cannot read would panic.
+        assert!(provider("us-east-1").await.is_some());
+        let roots = format!("{:?}", public_roots());
+        assert!(roots.contains("enable_native_roots: false"), "{roots}");
+    }
+}

@@ -1,0 +1,89 @@
+//! A cable between dataplane and enclave that can be cut. It takes the launcher's hand-off and gives it
+//! on with its own address; bytes pass untouched.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use sigil_enclave_protocol::EnclaveAddress;
+use sigil_enclave_protocol::handoff::Handoff;
+use tokio::io::{AsyncReadExt, copy_bidirectional};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::Instant;
+
+use super::eventually;
+
+/// The cable. Dropping it ends everything.
+pub(crate) struct Cutter {
+    shared: Arc<Shared>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    open: Mutex<Vec<AbortHandle>>,
+    accepted: Mutex<Vec<Instant>>,
+}
+
+impl Cutter {
+    /// Between the launcher at `launcher` and a dataplane that looks for it at `handoff`.
+    pub(crate) async fn start(launcher: &Path, handoff: &Path, folder: &Path) -> Self {
+        let mut stream =
+            eventually("the launcher", async || UnixStream::connect(launcher).await.ok()).await;
+        let real = Handoff::read(&mut stream).await.unwrap();
+        let EnclaveAddress::UnixPath(enclave) = real.address.clone() else { panic!("{real:?}") };
+        let cable = folder.join("cable.sock");
+        let given = Handoff { address: EnclaveAddress::UnixPath(cable.clone()), ..real };
+        let shared = Arc::new(Shared::default());
+        let enclaves = UnixListener::bind(cable).unwrap();
+        let handoffs = UnixListener::bind(handoff).unwrap();
+        let tasks = vec![
+            tokio::spawn(forward(enclaves, enclave, Arc::clone(&shared))),
+            tokio::spawn(hand_on(handoffs, given)),
+            // The real hand-off stays open as long as the cable does.
+            tokio::spawn(async move {
+                let _ = stream.read_u8().await;
+            }),
+        ];
+        Self { shared, tasks }
+    }
+
+    /// Cuts every connection that is open.
+    pub(crate) fn cut(&self) -> Instant {
+        self.shared.accepted.lock().unwrap().clear();
+        self.shared.open.lock().unwrap().drain(..).for_each(|connection| connection.abort());
+        Instant::now()
+    }
+
+    /// When connections came since the cut.
+    pub(crate) fn accepted(&self) -> Vec<Instant> {
+        self.shared.accepted.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Cutter {
+    fn drop(&mut self) {
+        self.cut();
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+async fn forward(listener: UnixListener, enclave: PathBuf, shared: Arc<Shared>) {
+    while let Ok((mut near, _)) = listener.accept().await {
+        shared.accepted.lock().unwrap().push(Instant::now());
+        let enclave = enclave.clone();
+        let connection = tokio::spawn(async move {
+            let mut far = UnixStream::connect(enclave).await.unwrap();
+            let _ = copy_bidirectional(&mut near, &mut far).await;
+        });
+        shared.open.lock().unwrap().push(connection.abort_handle());
+    }
+}
+
+async fn hand_on(listener: UnixListener, given: Handoff) {
+    let mut open = Vec::new();
+    while let Ok((mut stream, _)) = listener.accept().await {
+        given.write(&mut stream).await.unwrap();
+        open.push(stream);
+    }
+}
