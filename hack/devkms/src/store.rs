@@ -137,7 +137,7 @@ impl Store {
         inner.fault = read_fault(folder)?;
         match fs::read(folder.join(STATS_FILE)) {
             Ok(bytes) => {
-                inner.counters = serde_json::from_slice(&bytes).map_err(io::Error::other)?
+                inner.counters = serde_json::from_slice(&bytes).map_err(io::Error::other)?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),

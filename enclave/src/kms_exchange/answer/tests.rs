@@ -24,7 +24,7 @@ fn decrypt() -> Operation {
 }
 
 /// The answer to Decrypt, with `members` over it; null removes one.
-fn with(members: Value) -> String {
+fn with(members: &Value) -> String {
     let mut body = json!({
         "CiphertextForRecipient": STANDARD.encode(ENVELOPE),
         "EncryptionAlgorithm": "SYMMETRIC_DEFAULT",
@@ -47,11 +47,11 @@ fn refused(body: &str, operation: &Operation) -> &'static str {
 #[test]
 fn a_good_answer_gives_the_dek() {
     for plaintext in [json!({}), json!({ "Plaintext": null }), json!({ "Plaintext": "" })] {
-        let opened = open(&with(plaintext), &decrypt()).unwrap();
+        let opened = open(&with(&plaintext), &decrypt()).unwrap();
         assert!(opened.dek.expose_secret().starts_with(&[0x3b, 0xe8, 0x2c, 0x44]));
         assert_eq!(opened.wrapped, None);
     }
-    let generated = with(json!({ "CiphertextBlob": STANDARD.encode(b"wrapped") }));
+    let generated = with(&json!({ "CiphertextBlob": STANDARD.encode(b"wrapped") }));
     let opened = open(&generated, &Operation::GenerateDataKey).unwrap();
     assert_eq!(opened.wrapped.as_deref(), Some(b"wrapped".as_slice()));
 }
@@ -83,7 +83,7 @@ fn an_answer_that_breaks_a_rule_is_refused() {
         ),
         (json!({ "CiphertextForRecipient": changed(200) }), "CiphertextForRecipient does not open"),
     ] {
-        assert_eq!(refused(&with(members.clone()), &decrypt()), reason, "{members}");
+        assert_eq!(refused(&with(&members), &decrypt()), reason, "{members}");
     }
     for (blob, reason) in [
         (json!(null), "CiphertextBlob is absent or too long"),
@@ -91,14 +91,14 @@ fn an_answer_that_breaks_a_rule_is_refused() {
         (json!(long), "CiphertextBlob is absent or too long"),
         (json!("*"), "CiphertextBlob is not base64"),
     ] {
-        let body = with(json!({ "CiphertextBlob": blob }));
+        let body = with(&json!({ "CiphertextBlob": blob }));
         assert_eq!(refused(&body, &Operation::GenerateDataKey), reason);
     }
 }
 
 #[test]
 fn what_is_not_one_json_object_is_refused() {
-    let good = with(json!({}));
+    let good = with(&json!({}));
     let doubled = good.replacen('{', r#"{"KeyId":"x","#, 1);
     let doubled_unknown = good.replacen('{', r#"{"a":1,"a":1,"#, 1);
     let many: Vec<_> = (0..40).map(|index| format!("\"m{index}\":1")).collect();
@@ -142,7 +142,7 @@ fn errors_have_a_class_and_a_name_of_a_closed_list() {
 
 #[test]
 fn a_good_body_with_another_status_gives_no_dek() {
-    let body = with(json!({}));
+    let body = with(&json!({}));
     for status in [201, 206, 301, 400, 500] {
         let opened = answer(status, None, &body).open(&sample_recipient(), &decrypt(), ARN);
         assert!(opened.is_err(), "{status}");
@@ -153,6 +153,6 @@ fn a_good_body_with_another_status_gives_no_dek() {
 fn bodies_are_not_printed() {
     let printed = format!("{:?}", answer(200, None, "secret"));
     assert_eq!(printed, "Answer(200 OK, body redacted)");
-    let opened = open(&with(json!({})), &decrypt()).unwrap();
+    let opened = open(&with(&json!({})), &decrypt()).unwrap();
     assert_eq!(format!("{opened:?}"), "OpenedDek { dek: Secret32(redacted), wrapped: None }");
 }

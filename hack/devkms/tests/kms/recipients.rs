@@ -26,18 +26,14 @@ fn request(bench: &Bench, document: Option<&[u8]>) -> Value {
 /// The error code, or "ok".
 async fn asked(bench: &Bench, body: &Value) -> String {
     let (status, answer) = bench.call(&bench.kms.credentials(), "GenerateDataKey", body).await;
-    match answer.get("__type").and_then(Value::as_str) {
-        Some(code) => {
-            assert_eq!(status, 400);
-            code.to_owned()
-        }
-        None => {
-            assert_eq!(status, 200);
-            assert!(answer.get("Plaintext").is_none(), "a recipient gets no plaintext");
-            assert!(answer.get("CiphertextForRecipient").is_some());
-            "ok".to_owned()
-        }
+    if let Some(code) = answer.get("__type").and_then(Value::as_str) {
+        assert_eq!(status, 400);
+        return code.to_owned();
     }
+    assert_eq!(status, 200);
+    assert!(answer.get("Plaintext").is_none(), "a recipient gets no plaintext");
+    assert!(answer.get("CiphertextForRecipient").is_some());
+    "ok".to_owned()
 }
 
 #[tokio::test]
