@@ -115,7 +115,7 @@ fn good(checked: &Checked, nonce: bool, image: bool) -> Value {
         checked;
     json!({
         "verified": true,
-        "trusted": root_is_aws & !debug,
+        "trusted": *root_is_aws && !debug,
         "root": { "sha256": const_hex::encode(root_sha256), "aws": root_is_aws },
         "chain": { "certificates": chain_certificates, "validAtMs": chain_time_ms },
         "signature": "ES384",
