@@ -1,6 +1,7 @@
 //! The control thread: accepts and admits connections, deals them to workers, renews documents and
 //! entropy, erases what has expired. RSA, TLS and NSM calls of the workers' requests run here too.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,6 +11,7 @@ use sigil_attestation::UserData;
 use sigil_enclave_protocol::bounds::CONNECTIONS_MAX;
 use sigil_enclave_protocol::handshake::{Purpose, Refusal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::enclave::Enclave;
@@ -19,7 +21,7 @@ use crate::stream::{Listener, Stream};
 use crate::vsock;
 use crate::worker::{Dealt, Worker};
 
-/// Connections in the handshake at once. Anybody who may open a socket can fill them, for 2 s.
+/// Connections in the handshake at once. Anybody who may open a socket can start one.
 const HANDSHAKES_MAX: usize = 64;
 /// Wait after a failed `accept`.
 const ACCEPT_RETRY: Duration = Duration::from_millis(10);
@@ -104,21 +106,24 @@ async fn accept(control: Arc<Control>, listener: OwnedFd) {
         eprintln!("sigil-enclave: the listener cannot be used");
         return;
     };
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let mut handshakes: VecDeque<AbortHandle> = VecDeque::with_capacity(HANDSHAKES_MAX);
     loop {
         let Ok(socket) = listener.accept().await else {
             // No descriptor is left; connections end by themselves.
             sleep(ACCEPT_RETRY).await;
             continue;
         };
-        // Over the bound the newest goes: those inside have 2 s each.
-        let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else { continue };
+        handshakes.retain(|handshake| !handshake.is_finished());
+        if handshakes.len() >= HANDSHAKES_MAX
+            && let Some(oldest) = handshakes.pop_front()
+        {
+            // A flood of silent connections must not keep out those who speak at once.
+            oldest.abort();
+        }
         let control = Arc::clone(&control);
-        tokio::spawn(async move {
-            // An error is the peer's: it went away, was slow or broke the protocol.
-            let _ = control.admit(socket).await;
-            drop(permit);
-        });
+        // An error is the peer's: it went away, was slow or broke the protocol.
+        let handshake = tokio::spawn(async move { control.admit(socket).await });
+        handshakes.push_back(handshake.abort_handle());
     }
 }
 

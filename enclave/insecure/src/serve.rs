@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use sigil_enclave::boot::{Parts, Running, start};
+use sigil_enclave::boot::{Parts, start};
 use sigil_enclave::nsm::Nsm;
 use sigil_enclave::rng::RngSource;
 use sigil_enclave_protocol::EnclaveAddress;
@@ -24,24 +24,25 @@ pub fn run(pins: &Path, listen: &EnclaveAddress, workers: Option<u16>) -> anyhow
         std::fs::read(pins).with_context(|| format!("read the pins {}", pins.display()))?;
     let executable = std::fs::read("/proc/self/exe").context("read the own executable")?;
     let nsm = Arc::new(SoftwareNsm::new(&executable, &pins_cbor)?);
-    let running = start_process(pins_cbor, nsm, listen, workers)
-        .with_context(|| format!("start the enclave on {listen}"))?;
+    let parts = process_parts(pins_cbor, nsm, listen, workers)
+        .with_context(|| format!("listen on {listen}"))?;
+    let running = start(parts).context("start the enclave")?;
     println!("sigil-enclave-insecure: boot {} listens on {listen}", running.boot_id);
     running.wait();
     anyhow::bail!("the control thread ended")
 }
 
-/// Starts an enclave in this process with a given NSM.
+/// The parts of an enclave in this process with a given NSM.
 ///
 /// # Errors
-/// As [`run`].
-pub fn start_process(
+/// The address cannot be listened on.
+pub fn process_parts(
     pins_cbor: Vec<u8>,
     nsm: Arc<dyn Nsm>,
     listen: &EnclaveAddress,
     workers: Option<u16>,
-) -> anyhow::Result<Running> {
-    let parts = Parts {
+) -> io::Result<Parts> {
+    Ok(Parts {
         pins: pins_cbor,
         nsm,
         listener: listener(listen)?,
@@ -49,8 +50,7 @@ pub fn start_process(
         insecure: true,
         workers,
         heartbeat: false,
-    };
-    Ok(start(parts)?)
+    })
 }
 
 /// Listens on a unix socket. A socket file that nobody listens on any more is replaced.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use sigil_attestation::{
     Measurement, PcrAllowList, SignedStatement, Statement, TrustRoot, verify_statement,
 };
-use sigil_enclave::boot::Running;
+use sigil_enclave::boot::{Parts, Running, start};
 use sigil_enclave_image::Pins;
 use sigil_enclave_image::measure::{ProcessPcrs, process};
 use sigil_enclave_image::pins::{Ceilings, KeyspaceRule, VerifyMode};
 use sigil_enclave_insecure::nsm::{SoftwareNsm, test_root_der};
-use sigil_enclave_insecure::serve::start_process;
+use sigil_enclave_insecure::serve::process_parts;
 use sigil_enclave_protocol::EnclaveAddress;
 use sigil_enclave_protocol::v1::Statement as WireStatement;
 use tempfile::TempDir;
@@ -38,21 +38,31 @@ impl Bench {
     }
 
     pub(crate) fn start_with(ceilings: Ceilings) -> Self {
+        Self::start_enclave(EXECUTABLE, Arc::new(Kms::start()), ceilings, |_| {})
+    }
+
+    /// An enclave with a changed part.
+    pub(crate) fn start_parts(change: impl FnOnce(&mut Parts)) -> Self {
         let kms = Arc::new(Kms::start());
-        Self::start_enclave(EXECUTABLE, kms, ceilings)
+        Self::start_enclave(EXECUTABLE, kms, Ceilings::default(), change)
     }
 
     /// An enclave of another image that uses the same KMS.
     pub(crate) fn start_image(executable: &[u8], kms: &Arc<Kms>) -> Self {
-        Self::start_enclave(executable, Arc::clone(kms), Ceilings::default())
+        Self::start_enclave(executable, Arc::clone(kms), Ceilings::default(), |_| {})
     }
 
     /// Another boot of the same image.
     pub(crate) fn start_like(other: &Self) -> Self {
-        Self::start_enclave(EXECUTABLE, Arc::clone(&other.kms), other.ceilings)
+        Self::start_enclave(EXECUTABLE, Arc::clone(&other.kms), other.ceilings, |_| {})
     }
 
-    fn start_enclave(executable: &[u8], kms: Arc<Kms>, ceilings: Ceilings) -> Self {
+    fn start_enclave(
+        executable: &[u8],
+        kms: Arc<Kms>,
+        ceilings: Ceilings,
+        change: impl FnOnce(&mut Parts),
+    ) -> Self {
         let pins = pins(&kms, ceilings);
         let pins = pins.encode().unwrap();
         let nsm = Arc::new(SoftwareNsm::new(executable, &pins).unwrap());
@@ -61,7 +71,9 @@ impl Bench {
         let pcrs = process(executable, &pins);
         kms.allow_also(&pcrs);
         let address = EnclaveAddress::UnixPath(socket.clone());
-        let running = Some(start_process(pins, nsm, &address, Some(2)).unwrap());
+        let mut parts = process_parts(pins, nsm, &address, Some(2)).unwrap();
+        change(&mut parts);
+        let running = Some(start(parts).unwrap());
         Self { kms, pcrs, ceilings, socket, running, _folder: folder }
     }
 

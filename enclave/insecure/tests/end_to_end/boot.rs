@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sigil_enclave::boot::{BootError, Parts, Running, start};
@@ -11,12 +12,14 @@ use sigil_enclave_image::Pins;
 use sigil_enclave_image::pins::Ceilings;
 use sigil_enclave_insecure::nsm::SoftwareNsm;
 use sigil_enclave_protocol::handshake::io::claim;
+use sigil_enclave_protocol::v1::{ErrorCode, HealthRequest};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
-use crate::bench::pins;
+use crate::bench::{Bench, pins};
 use crate::kms::Kms;
+use crate::sidecar::Sidecar;
 
 /// Far above the start of a process on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -77,6 +80,30 @@ fn an_nsm_under_another_root_refuses_to_boot() {
 fn pins_that_are_not_pins_refuse_to_boot() {
     let booted = boot(&test_pins(), |parts| parts.pins.push(0));
     assert!(matches!(booted, Err(BootError::Pins(_))), "{booted:?}");
+}
+
+#[tokio::test]
+async fn a_random_source_that_changes_stops_new_keys() {
+    static CHANGED: AtomicBool = AtomicBool::new(false);
+    let rng_source = || {
+        if CHANGED.load(Ordering::Relaxed) { RngSource::Other } else { RngSource::Software }
+    };
+    let bench = Bench::start_parts(|parts| parts.rng_source = rng_source);
+    let mut sidecar = Sidecar::claim(&bench).await;
+    sidecar.seal_with_new_dek("default").await;
+    assert_eq!(sidecar.create("default", 1).await.error(), ErrorCode::Ok);
+    CHANGED.store(true, Ordering::Relaxed);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let health = sidecar.client.health(HealthRequest {}).await.unwrap().into_inner();
+        if health.rng_current == "other" {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "looked at every second");
+    }
+    let created = sidecar.create("default", 2).await;
+    assert_eq!(created.error(), ErrorCode::RngUnhealthy);
+    assert!(created.blob.is_empty());
 }
 
 fn serve(pins: &Pins, folder: &std::path::Path) -> Child {

@@ -1,8 +1,9 @@
 //! Who may connect.
 
 use sigil_enclave_protocol::handshake::io::{HandshakeError, claim, connect};
-use sigil_enclave_protocol::handshake::{ClaimToken, Purpose, Refusal};
+use sigil_enclave_protocol::handshake::{ClaimToken, HELLO_BYTES, Purpose, Refusal};
 use sigil_enclave_protocol::v1::HealthRequest;
+use tokio::io::AsyncReadExt;
 
 use crate::bench::Bench;
 use crate::sidecar::{Sidecar, generate};
@@ -67,4 +68,18 @@ async fn connections_are_dealt_to_all_workers() {
     }
     workers.sort_unstable();
     assert_eq!(workers, [0, 0, 1, 1]);
+}
+
+#[tokio::test]
+async fn a_flood_of_silent_connections_keeps_nobody_out() {
+    let bench = Bench::start();
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(bench.connect().await);
+    }
+    let mut sidecar = Sidecar::claim(&bench).await;
+    sidecar.client.health(HealthRequest {}).await.unwrap();
+    let mut first = Vec::new();
+    silent[0].read_to_end(&mut first).await.unwrap();
+    assert!(first.len() <= HELLO_BYTES, "closed without a verdict");
 }
