@@ -135,7 +135,7 @@ impl Ingress {
         if is_grpc {
             // tonic's services are always ready.
             match self.grpc.clone().call(request).await {
-                Ok(response) => return response.map(Either::Right),
+                Ok(response) => return grpc::in_our_words(response).map(Either::Right),
                 Err(never) => match never {},
             }
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderValue;
 use tokio::time::{Instant, timeout};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status};
@@ -11,7 +12,7 @@ use tonic::{Request, Response, Status};
 use super::request_id;
 use crate::app::{App, CreateRequest, KeyInfo, SignRequest, checked_key_id, checked_keyspace};
 use crate::config::Limits;
-use crate::error::Error;
+use crate::error::{Code, Error};
 use crate::metrics::{Method, Phase};
 use crate::v1;
 use crate::v1::signer_service_server::SignerService;
@@ -174,6 +175,20 @@ fn insert(metadata: &mut MetadataMap, name: &'static str, value: &str) {
     }
 }
 
+/// tonic itself refuses a message that is over the bound, as `OUT_OF_RANGE`. The contract says what HTTP
+/// says: the body is not valid.
+pub(super) fn in_our_words<B>(mut response: http::Response<B>) -> http::Response<B> {
+    let too_long = HeaderValue::from(tonic::Code::OutOfRange as i32);
+    let headers = response.headers_mut();
+    if headers.get("grpc-status") == Some(&too_long) {
+        headers.insert("grpc-status", HeaderValue::from(tonic::Code::InvalidArgument as i32));
+        let name = Code::InvalidArgument.row().name;
+        headers.insert("sigil-code", HeaderValue::from_static(name));
+        headers.insert("sigil-field", HeaderValue::from_static("body"));
+    }
+    response
+}
+
 fn refuse(error: &Error, request_id: &str) -> Status {
     let row = error.code.row();
     let mut metadata = MetadataMap::new();
@@ -195,7 +210,6 @@ fn refuse(error: &Error, request_id: &str) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Code;
 
     #[test]
     fn a_status_carries_code_field_and_hints() {

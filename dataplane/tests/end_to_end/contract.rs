@@ -157,6 +157,10 @@ async fn bad_requests_are_refused_over_the_wire_with_their_field() {
     assert_eq!(status.code(), tonic::Code::InvalidArgument);
     assert_eq!(status.metadata().get("sigil-field").unwrap(), "digest");
     assert_eq!(status.metadata().get("sigil-code").unwrap(), "INVALID_ARGUMENT");
+    let long = v1::CreateRequest { challenge: vec![0; 70_000].into(), ..Default::default() };
+    let status = grpc.create(long).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::InvalidArgument);
+    assert_eq!(status.metadata().get("sigil-field").unwrap(), "body");
 }
 
 #[tokio::test]
