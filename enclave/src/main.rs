@@ -24,9 +24,9 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Box<dyn std::error::Error>> {
     let running = start(Parts {
-        pins: std::fs::read(PINS_FILE)?,
+        pins: std::fs::read(PINS_FILE).map_err(|error| format!("{PINS_FILE}: {error}"))?,
         nsm: Arc::new(NsmDevice::open()?),
-        listener: vsock::listener()?,
+        listener: vsock::listener().map_err(|error| format!("listen on vsock: {error}"))?,
         rng_source: RngSource::of_kernel,
         insecure: false,
         workers: None,
