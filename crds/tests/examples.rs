@@ -72,3 +72,31 @@ fn the_quick_start_parses() {
     assert!(documents.iter().any(|document| document["kind"] == "SignerPool"));
     documents.iter().for_each(|document| parse(document).unwrap());
 }
+
+/// Development enclaves prove themselves with a committed key; the quick start names its root.
+#[test]
+fn the_quick_start_has_the_root_of_development_enclaves() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(folder.join("examples/quickstart.yaml")).unwrap();
+    let documents = documents(&text);
+    let pool = documents.iter().find(|document| document["kind"] == "SignerPool").unwrap();
+    let pem = pool["spec"]["enclave"]["attestationRoot"].as_str().unwrap();
+    let root = fs::read(folder.join("../enclave/insecure/testdata/root.der")).unwrap();
+    let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    assert_eq!(body, base64(&root), "write root.der into the quick start as PEM");
+}
+
+/// RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let group = chunk.iter().fold(0_usize, |group, byte| group << 8 | usize::from(*byte))
+            << (8 * (3 - chunk.len()));
+        for index in 0..4 {
+            let six = group >> (18 - 6 * index) & 63;
+            text.push(if index <= chunk.len() { char::from(ALPHABET[six]) } else { '=' });
+        }
+    }
+    text
+}

@@ -9,6 +9,7 @@ pub mod watches;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use kube::Client;
@@ -18,6 +19,10 @@ use tokio::sync::watch;
 use crate::signer_pool::Context;
 use events::Events;
 use metrics::Metrics;
+
+/// Time for passes under way after SIGTERM. A pass that is cut off is repeated by the next leader;
+/// one that has not begun, since its watches were not ready yet, would be waited for in vain.
+const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// Options of `sigil-operator run`.
 #[derive(Clone, Debug, clap::Args)]
@@ -99,6 +104,7 @@ pub async fn run_with(
         held = lease.acquire() => held,
         _ = stop.wait_for(|stop| *stop) => return Ok(()),
     };
+    let stopped = stop.clone();
     metrics.leader.set(1);
     tracing::info!(identity = args.identity, "leading");
 
@@ -108,10 +114,15 @@ pub async fn run_with(
         own_namespace: args.namespace.clone(),
     });
     let passes = watches::controller(&context, Arc::clone(&metrics), stop.clone());
+    let out_of_time = async {
+        let _ = stop.wait_for(|stop| *stop).await;
+        tokio::time::sleep(STOP_GRACE).await;
+    };
     let result = tokio::select! {
         () = passes.for_each(|()| std::future::ready(())) => {
-            if *stop.borrow() { Ok(()) } else { Err(RunError::ControllerEnded) }
+            if *stopped.borrow() { Ok(()) } else { Err(RunError::ControllerEnded) }
         }
+        () = out_of_time => Ok(()),
         lost = held.keep() => Err(RunError::LeaseLost(lost)),
     };
     metrics.leader.set(0);
