@@ -15,8 +15,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Page, Put, Row, Store, StoreError, Swap, Table};
 
+mod slot;
 mod writer;
 
+use slot::Slot;
 use writer::{Change, Queued};
 
 /// Name of the file in the store's directory.
@@ -31,7 +33,7 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
 /// The embedded store.
 pub struct EmbeddedStore {
-    database: Arc<Database>,
+    slot: Arc<Slot>,
     queue: Option<mpsc::Sender<Queued>>,
     writer: Option<JoinHandle<()>>,
 }
@@ -88,7 +90,7 @@ impl EmbeddedStore {
         prepare_directory(directory)
             .map_err(|source| OpenError::Io { path: directory.to_owned(), source })?;
         let fresh = !path.exists();
-        let database = open_file(&path)?;
+        let database = open_file(&path, true)?;
         check_format(&database, &path, fresh)?;
         if fresh {
             // A new name is durable only once its directory is.
@@ -96,15 +98,20 @@ impl EmbeddedStore {
                 .and_then(|directory| directory.sync_all())
                 .map_err(|source| OpenError::Io { path: directory.to_owned(), source })?;
         }
-        let database = Arc::new(database);
+        let again = path.clone();
+        let slot = Slot::new(database, move || reopen_file(&again));
+        Self::start(slot, durable).map_err(|source| OpenError::Io { path, source })
+    }
+
+    fn start(slot: Slot, durable: impl Fn(bool) + Send + 'static) -> io::Result<Self> {
+        let slot = Arc::new(slot);
         let (queue, receiver) = mpsc::channel(QUEUE_DEPTH_MAX);
-        let for_writer = Arc::clone(&database);
+        let for_writer = Arc::clone(&slot);
         durable(true);
         let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writer::run(&for_writer, receiver, &durable))
-            .map_err(|source| OpenError::Io { path, source })?;
-        Ok(Self { database, queue: Some(queue), writer: Some(writer) })
+            .spawn(move || writer::run(&for_writer, receiver, &durable))?;
+        Ok(Self { slot, queue: Some(queue), writer: Some(writer) })
     }
 
     async fn write<T>(
@@ -128,12 +135,9 @@ impl EmbeddedStore {
         &self,
         work: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let database = Arc::clone(&self.database);
-        let result = tokio::task::spawn_blocking(move || work(&database)).await;
-        match result {
-            Ok(result) => result.map_err(|error| classify(&error)),
-            Err(_) => Err(StoreError::Unavailable("a read was cut short".to_owned())),
-        }
+        let slot = Arc::clone(&self.slot);
+        let cut_short = |_| StoreError::Unavailable("a read was cut short".to_owned());
+        tokio::task::spawn_blocking(move || slot.with(work)).await.map_err(cut_short)?
     }
 }
 
@@ -224,12 +228,23 @@ fn prepare_directory(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn open_file(path: &Path) -> Result<Database, OpenError> {
+/// A store that was open before must be there: nothing is made in its place.
+fn reopen_file(path: &Path) -> Result<Database, OpenError> {
+    let database = open_file(path, false)?;
+    let foreign = |reason: String| OpenError::Foreign { path: path.to_owned(), reason };
+    match read_format(&database) {
+        Ok(Some(FORMAT_VERSION)) => Ok(database),
+        Ok(other) => Err(foreign(format!("format {other:?}"))),
+        Err(error) => Err(foreign(error.to_string())),
+    }
+}
+
+fn open_file(path: &Path, create: bool) -> Result<Database, OpenError> {
     let io = |source| OpenError::Io { path: path.to_owned(), source };
     let file = OpenOptions::new()
         .read(true)
         .write(true)
-        .create(true)
+        .create(create)
         .truncate(false)
         .mode(0o600)
         .open(path)

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
 
@@ -224,4 +225,80 @@ fn a_hundred_racing_elections_have_one_winner() {
         futures_util::future::join_all(races).await
     });
     assert!(winners.iter().all(|winner| winner == &winners[0]));
+}
+
+/// A file whose writes fail while told to, as on a full disk.
+#[derive(Debug)]
+struct Flaky {
+    file: redb::backends::FileBackend,
+    fails: Arc<AtomicBool>,
+}
+
+impl Flaky {
+    fn check(&self) -> io::Result<()> {
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        Ok(())
+    }
+}
+
+impl redb::StorageBackend for Flaky {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.check().and_then(|()| self.file.set_len(len))
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.check().and_then(|()| self.file.sync_data())
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.check().and_then(|()| self.file.write(offset, data))
+    }
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+}
+
+#[test]
+fn a_disk_that_was_full_costs_its_writes_and_no_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()));
+    let path = folder.path().join(FILE);
+    let fails = Arc::new(AtomicBool::new(false));
+    let shared = Arc::clone(&fails);
+    let opener = move || {
+        let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let file = redb::backends::FileBackend::new(file).unwrap();
+        let flaky = Flaky { file, fails: Arc::clone(&shared) };
+        redb::Builder::new()
+            .create_with_backend(flaky)
+            .map_err(|error| OpenError::Foreign { path: path.clone(), reason: error.to_string() })
+    };
+    let (said, heard) = std::sync::mpsc::channel();
+    let slot = Slot::new(opener().unwrap(), opener);
+    let store = EmbeddedStore::start(slot, move |durable| said.send(durable).unwrap()).unwrap();
+    run(async {
+        assert_eq!(store.put_if_absent(Table::Key, row(1, 1)).await, Ok(Put::Stored));
+        fails.store(true, Ordering::SeqCst);
+        for _ in 0..2 {
+            let refused = store.put_if_absent(Table::Key, row(2, 2)).await;
+            assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+        }
+        fails.store(false, Ordering::SeqCst);
+        // The first write after it may still meet the closed file; it opens it.
+        let mut stored = store.put_if_absent(Table::Key, row(3, 3)).await;
+        if stored.is_err() {
+            stored = store.put_if_absent(Table::Key, row(3, 3)).await;
+        }
+        assert_eq!(stored, Ok(Put::Stored));
+        assert_eq!(store.get(Table::Key, bytes(1)).await, Ok(Some(bytes(1))));
+        assert_eq!(store.get(Table::Key, bytes(2)).await, Ok(None));
+    });
+    drop(store);
+    assert_eq!(heard.iter().collect::<Vec<_>>(), [true, false, true]);
 }

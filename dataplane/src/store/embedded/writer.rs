@@ -6,7 +6,8 @@ use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::{Put, Row, StoreError, Swap, Table};
-use super::{META, classify};
+use super::META;
+use super::slot::Slot;
 
 /// Writes of one commit. Bounds what one failed commit takes with it.
 const GROUP_MAX: usize = 256;
@@ -62,11 +63,11 @@ pub(super) fn make_tables(
 }
 
 /// Runs until every sender is gone and the queue is empty.
-pub(super) fn run(database: &Database, mut queue: mpsc::Receiver<Queued>, durable: &dyn Fn(bool)) {
+pub(super) fn run(slot: &Slot, mut queue: mpsc::Receiver<Queued>, durable: &dyn Fn(bool)) {
     let mut group = Vec::with_capacity(GROUP_MAX);
     let mut was_durable = true;
     while queue.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
-        let result = commit(database, &group);
+        let result = slot.with(|database| commit(database, &group));
         if result.is_ok() != was_durable {
             was_durable = result.is_ok();
             durable(was_durable);
@@ -76,9 +77,9 @@ pub(super) fn run(database: &Database, mut queue: mpsc::Receiver<Queued>, durabl
                 group.drain(..).zip(outcomes).for_each(|(queued, outcome)| answer(queued, outcome));
             }
             Err(error) => {
-                let error = classify(&error);
                 tracing::error!(%error, writes = group.len(), "store commit failed");
                 group.drain(..).for_each(|queued| refuse(queued, error.clone()));
+                slot.reopen();
             }
         }
     }
