@@ -59,8 +59,7 @@ prepare_volume() {
 create_credentials() {
     kubectl -n "$namespace" create secret generic test-kms \
         --from-literal=AWS_ACCESS_KEY_ID="$(credential aws_access_key_id)" \
-        --from-literal=AWS_SECRET_ACCESS_KEY="$(credential aws_secret_access_key)" \
-        --from-literal=AWS_SESSION_TOKEN="$(credential aws_session_token)" | sed 's/^/   /'
+        --from-literal=AWS_SECRET_ACCESS_KEY="$(credential aws_secret_access_key)" | sed 's/^/   /'
 }
 
 keep_logs() {
