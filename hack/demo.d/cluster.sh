@@ -57,9 +57,10 @@ prepare_volume() {
 }
 
 create_credentials() {
+    local credentials="$dir/kms/credentials.json"
     kubectl -n "$namespace" create secret generic test-kms \
-        --from-literal=AWS_ACCESS_KEY_ID="$(credential aws_access_key_id)" \
-        --from-literal=AWS_SECRET_ACCESS_KEY="$(credential aws_secret_access_key)" | sed 's/^/   /'
+        --from-literal=AWS_ACCESS_KEY_ID="$(json_field accessKeyId "$credentials")" \
+        --from-literal=AWS_SECRET_ACCESS_KEY="$(json_field secretAccessKey "$credentials")" | sed 's/^/   /'
 }
 
 keep_logs() {

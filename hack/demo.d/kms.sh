@@ -15,9 +15,6 @@ start_kms() {
 
 key_arn() { json_field keyArn "$dir/kms/state.json"; }
 
-# credential NAME: of the data plane's profile, the first in the file.
-credential() { awk -v name="$1" '$1 == name { print $3; exit }' "$dir/kms/credentials"; }
-
 # Requests that the test KMS has answered so far, over all actions.
 kms_requests() { "$bin/devkms" stats "$dir/kms" | json_number total; }
 
