@@ -21,6 +21,13 @@ macro_rules! reasons {
             /// Every reason.
             pub const ALL: &[Self] = &[$(Self::$name),+];
 
+            /// What it means, one sentence.
+            pub fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($doc),+),)+
+                }
+            }
+
             /// The word that is stored, printed and used as a metric label.
             pub fn as_str(self) -> &'static str {
                 match self {
@@ -60,8 +67,6 @@ reasons! {
     VolumeElsewhere,
     /// The node that a member is bound to is gone.
     NodeGone,
-    /// Nodes match for several different reasons only in part.
-    NoSuitableNode,
     /// Every member has a node with all that it needs.
     NodesReady,
     /// The scheduler or the kubelet does not accept the pod.
@@ -77,7 +82,7 @@ reasons! {
     ContainerNotStarting,
     /// The dataplane of the pod has not reported yet.
     NotReported,
-    /// The dataplane cannot report to the API server, or has stopped.
+    /// The enclave of a member does not run, or is not claimed yet.
     EnclaveNotRunning,
     /// The enclave did not prove the expected measurements.
     AttestationFailed,
@@ -167,6 +172,28 @@ pub struct Finding {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl Reason {
+    /// It passes by itself as a member comes, goes, or is made anew: nobody needs to be warned.
+    pub fn passes(self) -> bool {
+        matches!(
+            self,
+            Self::NoPod
+                | Self::NotReported
+                | Self::EnclaveNotRunning
+                | Self::MembersJoining
+                | Self::MembersDraining
+                | Self::Unacknowledged
+                | Self::Locked
+                | Self::ClaimPending
+                | Self::TooFewActive
+                | Self::PodNotReady
+                | Self::Creating
+                | Self::Replacing
+                | Self::Deleting
+        )
     }
 }
 
@@ -286,6 +313,21 @@ mod tests {
             Reason::ALL.iter().map(|reason| reason.as_str()).collect();
         assert_eq!(words.len(), Reason::ALL.len());
         assert!(words.iter().all(|word| word.chars().all(char::is_alphanumeric)));
+    }
+
+    /// `docs/conditions.md` lists every reason. `SIGIL_UPDATE_GOLDEN=1` writes it.
+    #[test]
+    fn the_documentation_lists_every_reason() {
+        let mut text = String::from(include_str!("conditions/head.md"));
+        for reason in Reason::ALL {
+            let passes = if reason.passes() { "yes" } else { "" };
+            text.push_str(&format!("| `{reason}` | {} | {passes} |\n", reason.meaning().trim()));
+        }
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/conditions.md");
+        if std::env::var_os("SIGIL_UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), text, "docs/conditions.md");
     }
 
     #[test]

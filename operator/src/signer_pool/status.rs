@@ -15,15 +15,12 @@ use super::members::members;
 use super::observe::Observed;
 use super::validate::{Verdict, desired_replicas};
 use super::{Context, PassError};
-use crate::conditions::{say_the_same, stamp};
+use crate::conditions::{Reason, say_the_same, stamp};
 use crate::names::{MANAGER, Names, POOL_LABEL};
 use crate::outcome::Outcome;
 use crate::runtime::events::Severity;
 
 const HTTP_NOT_FOUND: u16 = 404;
-
-/// Conditions whose `True` is bad news.
-const BAD_WHEN_TRUE: [ConditionType; 1] = [ConditionType::Stalled];
 
 /// Writes the status of the pool and its allocations, and ends the pass.
 ///
@@ -140,13 +137,11 @@ async fn write_pool(
 }
 
 async fn announce(context: &Context, pool: &SignerPool, condition: &Condition) {
-    let bad = match condition.status {
-        ConditionStatus::True => BAD_WHEN_TRUE.contains(&condition.type_),
-        ConditionStatus::False => {
-            !BAD_WHEN_TRUE.contains(&condition.type_)
-                && condition.type_ != ConditionType::Reconciling
-        }
-        ConditionStatus::Unknown => false,
+    let passes = Reason::ALL.iter().any(|one| one.as_str() == condition.reason && one.passes());
+    let bad = match condition.type_ {
+        ConditionType::Stalled => condition.status == ConditionStatus::True,
+        ConditionType::Reconciling => false,
+        _ => condition.status == ConditionStatus::False && !passes,
     };
     let severity = if bad { Severity::Warning } else { Severity::Normal };
     let note = format!("{}={}: {}", condition.type_, condition.status.as_str(), condition.message);

@@ -34,6 +34,11 @@ fn silent(member: &Member<'_>, condition: ConditionType) -> Option<Finding> {
     })
 }
 
+/// What the dataplane says about what is wrong, as the end of a sentence.
+fn said(report: &EnclaveStatus) -> String {
+    report.message.as_deref().map_or_else(String::new, |message| format!(": {message}"))
+}
+
 /// The first member for which `flaw` finds something; `Ok` with all reports if none has one.
 fn first_flaw(
     view: &View<'_>,
@@ -52,15 +57,14 @@ pub(super) fn enclaves_attested(view: &View<'_>) -> Finding {
     let type_ = ConditionType::EnclavesAttested;
     let flaw = |member: &Member<'_>, report: &EnclaveStatus| {
         let slot = member.slot;
-        let said = report.message.as_deref().unwrap_or("no message");
+        let said = said(report);
         if !report.running {
-            let message = format!("the enclave of member {slot} does not run: {said}");
+            let message = format!("the enclave of member {slot} does not run{said}");
             return Some(Finding::no(type_, Reason::EnclaveNotRunning, message));
         }
         (!report.attested).then(|| {
-            let message = format!(
-                "the enclave of member {slot} did not prove the pool's measurements: {said}"
-            );
+            let message =
+                format!("the enclave of member {slot} did not prove the pool's measurements{said}");
             Finding::no(type_, Reason::AttestationFailed, message)
         })
     };

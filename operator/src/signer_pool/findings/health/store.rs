@@ -15,8 +15,10 @@ pub(in super::super) fn store_durable(view: &View<'_>) -> Finding {
     }
     let flaw = |member: &Member<'_>, report: &EnclaveStatus| {
         (!report.store_durable).then(|| {
-            let said = report.message.as_deref().unwrap_or("no message");
-            let message = format!("member {} cannot use its store: {said}", member.slot);
+            let message = format!(
+                "member {} cannot write to its store: see the log of its container serve",
+                member.slot
+            );
             Finding::no(TYPE, Reason::StoreFailed, message)
         })
     };
