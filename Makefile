@@ -19,7 +19,7 @@ test: ## every test that needs no cluster, those against a real API server inclu
 	@hack/packages test
 	@hack/test
 
-test-cluster: ## the cluster itself under faults, and one pool on it (root)
+test-cluster: ## the test cluster itself under faults (root)
 	@hack/packages cluster
 	@hack/cluster-test
 

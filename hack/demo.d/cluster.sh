@@ -71,13 +71,19 @@ keep_logs() {
     kubectl -n sigil-system logs deployment/sigil-operator >"$dir/pod-logs/operator.log"
 }
 
-# What the operator made is gone: the pool's children, and its finalizer with it.
+# What the operator made is gone, and the finalizer with it; the garbage collector follows owners in its own time.
 nothing_left_in_namespace() {
-    local left
-    left="$(kubectl -n "$namespace" get pods,enclaveallocations,signerrings,configmaps,serviceaccounts,roles,rolebindings,poddisruptionbudgets \
-        -o name | grep -vE '^(configmap/kube-root-ca.crt|serviceaccount/default)$' || true)"
-    [ -z "$left" ] || fail "left in $namespace: $left"
+    local deadline=$((SECONDS + 60)) left
+    while left="$(objects_of_the_pool)" && [ -n "$left" ]; do
+        ((SECONDS < deadline)) || fail "left in $namespace: $left"
+    done
     say "nothing left in $namespace but the volume claim and the credentials"
+}
+
+objects_of_the_pool() {
+    kubectl -n "$namespace" get -o name \
+        pods,enclaveallocations,signerrings,configmaps,serviceaccounts,roles,rolebindings,poddisruptionbudgets |
+        grep -vE '^(configmap/kube-root-ca.crt|serviceaccount/default)$' || true
 }
 
 nothing_left_on_machine() {
