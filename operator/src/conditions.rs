@@ -276,6 +276,8 @@ fn shortened(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use super::*;
 
     fn at(second: i64) -> Timestamp {
@@ -321,7 +323,8 @@ mod tests {
         let mut text = String::from(include_str!("conditions/head.md"));
         for reason in Reason::ALL {
             let passes = if reason.passes() { "yes" } else { "" };
-            text.push_str(&format!("| `{reason}` | {} | {passes} |\n", reason.meaning().trim()));
+            let meaning = reason.meaning().trim();
+            writeln!(text, "| `{reason}` | {meaning} | {passes} |").unwrap();
         }
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/conditions.md");
         if std::env::var_os("SIGIL_UPDATE_GOLDEN").is_some() {

@@ -1,4 +1,5 @@
 //! The chart: clean, strict about its values, and with the definitions of this source.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
 #[path = "api/server.rs"]
 #[allow(dead_code, reason = "only the folder of the programs is needed here")]

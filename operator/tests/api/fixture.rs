@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use super::server::{Server, programs};
 
 /// For a machine that is busy with other builds.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 /// Namespace of the operator.
 pub(crate) const SYSTEM: &str = "sigil-system";
 
@@ -43,11 +43,13 @@ pub(crate) async fn eventually<T, F: Future<Output = Result<T, String>>>(
     mut ask: impl FnMut() -> F,
 ) -> T {
     let started = Instant::now();
+    let mut ticks = tokio::time::interval(Duration::from_millis(50));
     loop {
+        ticks.tick().await;
         match ask().await {
             Ok(answer) => return answer,
             Err(why) if started.elapsed() > DEADLINE => panic!("{what}: {why}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(_) => {}
         }
     }
 }

@@ -81,7 +81,7 @@ fn happen(world: &mut World, happening: &Happening) {
         }
         Happening::NoNode => world.delete("Node", "node-1"),
         Happening::Replicas(count) => {
-            pool_patch(world, &json!({"spec": {"nodes": {"replicas": count}}}))
+            pool_patch(world, &json!({"spec": {"nodes": {"replicas": count}}}));
         }
         Happening::Image(version) => {
             let image = format!("example.com/enclave:{version}");
@@ -113,7 +113,7 @@ fn happen(world: &mut World, happening: &Happening) {
         Happening::RingVanishes => world.delete("SignerRing", "demo"),
         Happening::Seconds(seconds) => world.advance(*seconds),
         Happening::Deleted => {
-            pool_patch(world, &json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}))
+            pool_patch(world, &json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
         }
         Happening::NamespaceGoes => world.namespace_terminating = true,
     }

@@ -1,16 +1,10 @@
 //! Tests against a real etcd and kube-apiserver, which they start themselves on loopback.
 //! One that cannot find them fails and says how to get them.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
-#[path = "api/server.rs"]
-mod server;
-
-#[path = "api/fixture.rs"]
 mod fixture;
-#[path = "api/lease.rs"]
 mod lease;
-#[path = "api/pool.rs"]
 mod pool;
-#[path = "api/refused.rs"]
 mod refused;
-#[path = "api/tolerance.rs"]
+mod server;
 mod tolerance;
