@@ -97,10 +97,10 @@ impl Bench {
     }
 
     fn check(&self, answer: &Value) -> Result<Value, &'static str> {
-        self.check_with(answer, &self.args())
+        Self::check_with(answer, &self.args())
     }
 
-    fn check_with(&self, answer: &Value, args: &Args) -> Result<Value, &'static str> {
+    fn check_with(answer: &Value, args: &Args) -> Result<Value, &'static str> {
         std::fs::write(&args.file, answer.to_string()).unwrap();
         check(args).map_err(|refused| refused.name)
     }
@@ -165,7 +165,7 @@ fn what_the_caller_asked_for_must_be_there() {
     let public_key = const_hex::encode(bench.statement.public_key);
     let good =
         Args { public_key: Some(public_key), keyspace: Some("default".into()), ..bench.args() };
-    assert!(bench.check_with(&answer, &good).is_ok());
+    assert!(Bench::check_with(&answer, &good).is_ok());
     for (args, expected) in [
         (Args { challenge: Some("c0ffef".into()), ..bench.args() }, "challenge"),
         (Args { challenge: Some("nonsense".into()), ..bench.args() }, "challenge"),
@@ -175,7 +175,7 @@ fn what_the_caller_asked_for_must_be_there() {
         (Args { root: Some("absent".into()), ..bench.args() }, "root"),
         (Args { measurements: vec!["absent".into()], ..bench.args() }, "measurements"),
     ] {
-        assert_eq!(bench.check_with(&answer, &args), Err(expected));
+        assert_eq!(Bench::check_with(&answer, &args), Err(expected));
     }
 }
 
@@ -193,13 +193,13 @@ fn images_and_births_are_judged() {
     let lenient = Args { allow_other_birth: true, ..bench.args() };
     bench.statement.key_birth_pcr0 = [5; 48];
     assert_eq!(bench.check(&bench.signed()), Err("key-birth"));
-    assert!(bench.check_with(&bench.signed(), &lenient).is_ok());
+    assert!(Bench::check_with(&bench.signed(), &lenient).is_ok());
     bench.statement.key_birth_pcr0 = pcrs().pcr0;
     for (provenance, pcr0) in [(Provenance::Foreign, [6; 48]), (Provenance::Unproven, [0; 48])] {
         bench.statement.dek_provenance = provenance;
         bench.statement.dek_birth_pcr0 = pcr0;
         assert_eq!(bench.check(&bench.signed()), Err("dek-birth"));
-        assert!(bench.check_with(&bench.signed(), &lenient).is_ok());
+        assert!(Bench::check_with(&bench.signed(), &lenient).is_ok());
     }
 }
 
@@ -217,7 +217,7 @@ fn signatures_are_verified_and_high_s_is_refused() {
             signature: Some(const_hex::encode(signature)),
             ..bench.args()
         };
-        bench.check_with(&answer, &args).map(|report| report["signatureVerified"].clone())
+        Bench::check_with(&answer, &args).map(|report| report["signatureVerified"].clone())
     };
     assert_eq!(with(digest, &low.to_bytes()), Ok(true.into()));
     assert_eq!(with(digest, &high.to_bytes()), Err("secp256k1-signature"));
