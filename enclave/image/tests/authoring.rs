@@ -86,3 +86,19 @@ fn measurements_are_stable_text() {
         assert!(Measurements::from_json(&text.replace(good, bad)).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn the_sample_in_config_is_read_up_to_its_own_tls_root() {
+    let config = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config");
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["pins.yaml", "aws-nitro-root-g1.pem"] {
+        std::fs::copy(config.join(file), folder.path().join(file)).unwrap();
+    }
+    let sample = folder.path().join("pins.yaml");
+    let error = pins_yaml::read(&sample).unwrap_err().to_string();
+    assert!(error.contains("tlsRoots") && error.contains("AmazonRootCA1.pem"), "{error}");
+    std::fs::write(folder.path().join("AmazonRootCA1.pem"), [1, 2]).unwrap();
+    let pins = pins_yaml::read(&sample).unwrap();
+    assert_eq!(pins.ceilings, Ceilings::default());
+    assert!(!pins.insecure && pins.encode().is_ok());
+}
