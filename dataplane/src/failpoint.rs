@@ -24,6 +24,8 @@ pub const UNLOCK_POINTS: [&str; 6] = [
 /// Kills this process with SIGKILL if `SIGIL_FAILPOINT` names this point. Does nothing in a release
 /// build.
 pub(crate) fn hit(point: &'static str) {
+    #[cfg(test)]
+    stop::hit(point);
     #[cfg(debug_assertions)]
     {
         use std::sync::OnceLock;
@@ -38,4 +40,28 @@ pub(crate) fn hit(point: &'static str) {
     }
     #[cfg(not(debug_assertions))]
     let _ = point;
+}
+
+/// Unit tests race many tasks in one process, so there a point stops its task alone: at that very
+/// place, and not at the next await as an abort would.
+#[cfg(test)]
+pub(crate) mod stop {
+    tokio::task_local! {
+        static AT: Option<&'static str>;
+    }
+
+    /// What the panic of a stopped task carries.
+    #[derive(Debug)]
+    pub(crate) struct Stopped(pub(crate) &'static str);
+
+    /// Runs `work` until it is done or passes `point`. The panic that stops it is a silent one.
+    pub(crate) async fn at<T>(point: Option<&'static str>, work: impl Future<Output = T>) -> T {
+        AT.scope(point, work).await
+    }
+
+    pub(super) fn hit(point: &'static str) {
+        if AT.try_with(|at| *at == Some(point)) == Ok(true) {
+            std::panic::resume_unwind(Box::new(Stopped(point)));
+        }
+    }
 }

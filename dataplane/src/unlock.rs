@@ -21,6 +21,8 @@ mod breaker;
 mod credentials;
 mod exchange;
 mod queue;
+#[cfg(test)]
+mod race_tests;
 mod runner;
 mod self_test;
 mod tunnel;

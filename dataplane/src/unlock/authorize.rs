@@ -60,7 +60,8 @@ impl Authorizer {
         Self::new(kms, credentials::provider(&kms.region).await)
     }
 
-    fn new(kms: &Kms, provider: Option<SharedCredentialsProvider>) -> Self {
+    /// With given credentials; without any, every exchange is denied.
+    pub(super) fn new(kms: &Kms, provider: Option<SharedCredentialsProvider>) -> Self {
         Self {
             region: kms.region.clone(),
             key_arn: kms.key_arn.clone(),
