@@ -44,6 +44,8 @@ reasons! {
     MeasurementsUnknown,
     /// The chart's measurements cannot be read.
     MeasurementsUnreadable,
+    /// The measurements are zeros, which every debug enclave has.
+    DebugMeasurements,
     /// The image pins other KMS keys than the pool asks for.
     PinsMismatch,
     /// The image is a development image and the pool is for production.

@@ -4,12 +4,13 @@
 use std::path::Path;
 use std::{env, fs};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod};
 use serde::Serialize;
 use serde_json::json;
 use sigil_crds::{EnclaveAllocation, SignerPool};
 
-use crate::measurements::{CATALOG_KEY, Catalog};
+use crate::measurements::Catalog;
+use crate::measurements::tests::{config_map, image};
 use crate::resources;
 use crate::signer_pool::validate::{ValidPool, Verdict, validate};
 
@@ -25,14 +26,8 @@ fn quickstart() -> SignerPool {
 }
 
 fn valid(pool: &SignerPool) -> ValidPool {
-    let pcr = |digit: &str| digit.repeat(96);
-    let image = json!({"arch": "x86_64", "pcr0": pcr("3"), "pcr1": pcr("1"), "pcr2": pcr("2"),
-        "insecure": true, "kms": [{"prefix": "", "keyArns": ["arn"], "region": "us-east-1"}]});
-    let catalog = json!({ &pool.spec.enclave.image: [image] }).to_string();
-    let map = ConfigMap {
-        data: Some([(CATALOG_KEY.to_owned(), catalog)].into()),
-        ..ConfigMap::default()
-    };
+    let kms = json!([{"prefix": "", "keyArns": ["arn"], "region": "us-east-1", "host": "h"}]);
+    let map = config_map(&json!({ &pool.spec.enclave.image: [image(&kms)] }));
     match validate(pool, &Catalog::read(Some(&map))) {
         Verdict::Valid(valid) => *valid,
         Verdict::Blocked(problems) => panic!("{problems:?}"),

@@ -14,7 +14,7 @@ use sigil_crds::{EnclaveAllocation, SignerPool};
 
 use super::plan::{Action, Plan};
 use super::{Context, PassError};
-use crate::names::{FINALIZER, MANAGER};
+use crate::names::{FINALIZER, MANAGER, POOL_LABEL};
 use crate::runtime::events::Severity;
 
 const HTTP_NOT_FOUND: u16 = 404;
@@ -100,7 +100,8 @@ impl Applier<'_> {
         Ok(())
     }
 
-    /// One that is there already was made by a pass that did not see its own answer.
+    /// One of ours that is there already was made by a pass that did not see its own answer. One of
+    /// somebody else stays untouched, and the pool says so.
     async fn create<K>(&self, object: &K) -> Result<(), kube::Error>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -112,7 +113,11 @@ impl Applier<'_> {
         let parameters =
             PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         match self.api::<K>().create(&parameters, object).await {
-            Err(kube::Error::Api(status)) if status.code == HTTP_CONFLICT => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == HTTP_CONFLICT => {
+                let found = self.api::<K>().get_metadata(&object.name_any()).await?;
+                let ours = found.labels().get(POOL_LABEL) == Some(&self.pool.name_any());
+                if ours { Ok(()) } else { Err(kube::Error::Api(status)) }
+            }
             other => other.map(drop),
         }
     }

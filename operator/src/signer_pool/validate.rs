@@ -7,9 +7,10 @@ use sigil_crds::{
     ConditionType, DataplaneSpec, EffectiveSettings, EnclaveSpec, KmsSpec, Launcher, Measurement,
     SignerPool, StoreEngine, Toleration,
 };
+use sigil_enclave_image::measurements::Measurements;
 
 use crate::conditions::Reason;
-use crate::measurements::{Catalog, ImageMeasurements};
+use crate::measurements::{Catalog, pinned as pinned_keys, registers};
 use crate::names::Names;
 use crate::resources::needs;
 
@@ -72,13 +73,21 @@ struct Template<'a> {
 
 /// Looks everything up that pods are made from, or says all that is in the way.
 pub fn validate(pool: &SignerPool, catalog: &Catalog) -> Verdict {
-    let known = catalog.of(&pool.spec.enclave.image);
-    let mut problems: Vec<_> =
-        [launcher(pool), replicas(pool), measurements(pool, catalog, known), trust(pool, known)]
-            .into_iter()
-            .flatten()
-            .collect();
-    problems.extend(pins(pool, known));
+    let (known, unreadable) = match catalog.of(&pool.spec.enclave.image) {
+        Ok(known) => (known, None),
+        Err(error) => (&[][..], Some(error)),
+    };
+    let mut problems: Vec<_> = [
+        launcher(pool),
+        replicas(pool),
+        measurements(pool, known, unreadable),
+        debug_measurements(pool, known),
+        trust(pool, known),
+        pins(pool, known),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     let region = kms_region(pool, known);
     // Without measurements there is nothing that could name it: one problem, not two.
     if region.is_none() && problems.is_empty() {
@@ -123,19 +132,20 @@ fn replicas(pool: &SignerPool) -> Option<Problem> {
 
 fn measurements(
     pool: &SignerPool,
-    catalog: &Catalog,
-    known: &[ImageMeasurements],
+    known: &[Measurements],
+    unreadable: Option<&str>,
 ) -> Option<Problem> {
     let enclave = &pool.spec.enclave;
     if !enclave.measurements.is_empty() || !known.is_empty() {
         return None;
     }
-    let (reason, message) = match &catalog.error {
+    let (reason, message) = match unreadable {
         Some(error) => (
             Reason::MeasurementsUnreadable,
             format!(
-                "ConfigMap sigil-measurements cannot be read ({error}); correct the chart's value \
-                 measurements"
+                "ConfigMap sigil-measurements cannot be read for {} ({error}); correct the chart's \
+                 value measurements",
+                enclave.image
             ),
         ),
         None => (
@@ -150,7 +160,30 @@ fn measurements(
     Some(Problem { condition: ConditionType::EnclavesAttested, reason, message })
 }
 
-fn trust(pool: &SignerPool, known: &[ImageMeasurements]) -> Option<Problem> {
+/// Every debug enclave measures zero, so such a list would accept them all.
+fn debug_measurements(pool: &SignerPool, known: &[Measurements]) -> Option<Problem> {
+    let zero = |one: &Measurement| one.pcr0.bytes().all(|digit| digit == b'0');
+    accepted(pool, known).iter().any(zero).then(|| Problem {
+        condition: ConditionType::EnclavesAttested,
+        reason: Reason::DebugMeasurements,
+        message: format!(
+            "the measurements of {} are zeros, which every debug enclave has; name those of an \
+             image that was built without debug",
+            pool.spec.enclave.image
+        ),
+    })
+}
+
+/// What the pool names goes before what the chart knows.
+fn accepted(pool: &SignerPool, known: &[Measurements]) -> Vec<Measurement> {
+    if pool.spec.enclave.measurements.is_empty() {
+        known.iter().map(registers).collect()
+    } else {
+        pool.spec.enclave.measurements.clone()
+    }
+}
+
+fn trust(pool: &SignerPool, known: &[Measurements]) -> Option<Problem> {
     let insecure = known.iter().any(|image| image.insecure);
     (pool.spec.production && insecure).then(|| Problem {
         condition: ConditionType::Trusted,
@@ -163,10 +196,10 @@ fn trust(pool: &SignerPool, known: &[ImageMeasurements]) -> Option<Problem> {
 }
 
 /// The enclave uses what it pins, whatever the pool says: a difference must not go unseen.
-fn pins(pool: &SignerPool, known: &[ImageMeasurements]) -> Option<Problem> {
-    let differs = |image: &ImageMeasurements| {
+fn pins(pool: &SignerPool, known: &[Measurements]) -> Option<Problem> {
+    let differs = |image: &Measurements| {
         pool.spec.keyspaces.iter().find_map(|keyspace| {
-            let pinned = image.pinned(&keyspace.name);
+            let pinned = pinned_keys(image, &keyspace.name);
             let pinned = pinned.map_or(&[][..], |rule| &rule.key_arns);
             let wrong = if pinned.is_empty() {
                 Some("no KMS key".to_owned())
@@ -190,10 +223,10 @@ fn pins(pool: &SignerPool, known: &[ImageMeasurements]) -> Option<Problem> {
     })
 }
 
-fn kms_region(pool: &SignerPool, known: &[ImageMeasurements]) -> Option<String> {
+fn kms_region(pool: &SignerPool, known: &[Measurements]) -> Option<String> {
     pool.spec.kms.region.clone().or_else(|| {
         let keyspace = pool.spec.keyspaces.first()?;
-        Some(known.first()?.pinned(&keyspace.name)?.region.clone())
+        Some(pinned_keys(known.first()?, &keyspace.name)?.region.clone())
     })
 }
 
@@ -209,13 +242,9 @@ fn region_unknown(pool: &SignerPool) -> Problem {
     }
 }
 
-fn valid_pool(pool: &SignerPool, known: &[ImageMeasurements], kms_region: String) -> ValidPool {
+fn valid_pool(pool: &SignerPool, known: &[Measurements], kms_region: String) -> ValidPool {
     let spec = &pool.spec;
-    let measurements = if spec.enclave.measurements.is_empty() {
-        known.iter().map(ImageMeasurements::measurement).collect()
-    } else {
-        spec.enclave.measurements.clone()
-    };
+    let measurements = accepted(pool, known);
     let kms_key_arn = common_key(pool);
     let pool_name = pool.name_any();
     let names = Names::new(&pool_name);

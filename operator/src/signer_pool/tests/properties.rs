@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::scenarios::report;
 use super::world::World;
 use super::{NODE, pool_text};
+use crate::measurements::tests::image;
 
 /// Passes in which anything must settle: objects, pod, ring, drain, pod again, ring again.
 const PASSES_MAX: usize = 10;
@@ -59,9 +60,8 @@ fn pool_patch(world: &mut World, patch: &Value) {
 }
 
 fn measurements() -> Value {
-    let pcr = "1".repeat(96);
-    let image = json!({"arch": "x86_64", "pcr0": pcr, "pcr1": pcr, "pcr2": pcr, "insecure": true,
-        "kms": [{"prefix": "", "keyArns": ["arn"], "region": "us-east-1"}]});
+    let kms = json!([{"prefix": "", "keyArns": ["arn"], "region": "us-east-1", "host": "h"}]);
+    let image = image(&kms);
     let catalog = json!({"example.com/enclave:0": [image], "example.com/enclave:1": [image],
         "example.com/enclave:2": [image]});
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sigil-measurements"},

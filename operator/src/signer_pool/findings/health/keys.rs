@@ -12,7 +12,7 @@ pub(in super::super) fn keys_unlocked(view: &View<'_>) -> Finding {
     let flaw = |member: &Member<'_>, report: &EnclaveStatus| {
         view.pool.spec.keyspaces.iter().find_map(|wanted| {
             let found = report.keyspaces.iter().find(|one| one.name == wanted.name);
-            locked(member.slot, &wanted.name, found)
+            locked(member.slot, &wanted.name, found, report)
         })
     };
     first_flaw(view, TYPE, flaw).unwrap_or_else(|| {
@@ -21,7 +21,12 @@ pub(in super::super) fn keys_unlocked(view: &View<'_>) -> Finding {
     })
 }
 
-fn locked(slot: i32, name: &str, found: Option<&KeyspaceStatus>) -> Option<Finding> {
+fn locked(
+    slot: i32,
+    name: &str,
+    found: Option<&KeyspaceStatus>,
+    report: &EnclaveStatus,
+) -> Option<Finding> {
     let Some(keyspace) = found else {
         let message = format!("member {slot} does not know keyspace {name} yet");
         return Some(Finding::unknown(TYPE, Reason::NotReported, message));
@@ -32,9 +37,11 @@ fn locked(slot: i32, name: &str, found: Option<&KeyspaceStatus>) -> Option<Findi
     let (reason, advice) = match keyspace.kms_error.as_deref() {
         Some("denied") => (
             Reason::KmsDeniesMeasurement,
-            "KMS denies it: put a key policy that allows PCR0 of status.effective.measurements, \
-             and check the credentials of the pods"
-                .to_owned(),
+            format!(
+                "KMS denies it. Check the credentials of the pods, and that the key policy allows \
+                 kms:Decrypt and kms:GenerateDataKey where kms:RecipientAttestation:PCR0 is {}",
+                report.measurements.as_ref().map_or("that of the image", |proved| &proved.pcr0)
+            ),
         ),
         Some("attestation") => (
             Reason::KmsDeniesMeasurement,
