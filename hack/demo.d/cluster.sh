@@ -91,7 +91,7 @@ nothing_left_on_machine() {
     left="$(
         grep -F "sigil/cluster/$SIGIL_CLUSTER_NAME/" /proc/self/mountinfo || true
         find /sys/fs/cgroup -type d -name "*sigil-cluster-$SIGIL_CLUSTER_NAME*"
-        ip netns list 2>/dev/null | grep -F sigil || true
+        pgrep -af -- "$dir|sigil/cluster/$SIGIL_CLUSTER_NAME/" || true
     )"
     [ -z "$left" ] || fail "left on this machine: $left"
     say "no process, mount, cgroup or namespace left"

@@ -69,9 +69,9 @@ locked_answer() {
 
 recover() { sign_key "$1" "$dir/signature-again.json"; }
 
-# 200 requests over one connection, by curl, one after the other.
+# SIGIL_DEMO_SIGNATURES requests (200) over one connection, by curl, one after the other.
 latencies() {
-    local body count=200
+    local body count="${SIGIL_DEMO_SIGNATURES:-200}"
     body="{\"keyId\":\"$(json_field keyId "$dir/key.json")\",\"digest\":\"$1\"}"
     for ((i = 0; i < count; i++)); do
         ((i == 0)) || echo next
