@@ -211,6 +211,16 @@ impl Shared {
         next
     }
 
+    /// A job ended as part of another one. It asked KMS nothing.
+    fn joined(&self) {
+        {
+            let mut state = self.lock();
+            state.breaker.undecided(Instant::now());
+            self.show(&state);
+        }
+        self.wake.notify_waiters();
+    }
+
     fn show(&self, state: &State) {
         let depth = i64::try_from(state.queue.depth()).unwrap_or(i64::MAX);
         self.metrics.unlock_queue_depth.set(depth);
@@ -226,7 +236,7 @@ impl Shared {
                 Ok(unlocked) => {
                     state.breaker.answered();
                     let life = Duration::from_millis(unlocked.valid_for_ms);
-                    state.queue.done(job, now, Some(life.mul_f64(RENEW_AT)));
+                    state.queue.done(job, now, life.mul_f64(RENEW_AT), unlocked.sealing);
                     0
                 }
                 Err(error) => {

@@ -1,7 +1,8 @@
 //! Which unlocks wait, which run, and in which order. Pure: every method takes the time.
 //!
 //! One job per (boot, DEK) however many requests ask for it. Rows of DEKs are write-once, so a DEK's
-//! id names its revision too.
+//! id names its revision too. A job for the sealing DEK learns its id only while it runs; from then on
+//! asking for that DEK is asking for that job, and a job that was there before is merged with it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -58,6 +59,8 @@ pub(crate) struct Job {
     /// Rounds of attempts that failed.
     pub(crate) rounds_failed: u32,
     pub(crate) last_error: Option<KmsErrorClass>,
+    /// When it last unlocked a DEK that seals.
+    pub(crate) sealed_at: Option<Instant>,
 }
 
 /// Where a job stands.
@@ -70,6 +73,17 @@ enum Place {
         early: Option<Instant>,
     },
     Running,
+    /// Waits for the job that has the same DEK in hand.
+    Following(JobKey),
+}
+
+/// What a running job does about the DEK that it found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// It goes on; a job that waited for the same DEK is now part of it.
+    Own { absorbed: Option<Arc<str>> },
+    /// The job with this id does the same or did it after this one was asked for: it is over.
+    Joined { other: Arc<str> },
 }
 
 /// The queue is full.
@@ -89,6 +103,8 @@ pub(crate) enum Next {
 pub(crate) struct Queue {
     boot_id: Option<BootId>,
     jobs: HashMap<JobKey, (Job, Place)>,
+    /// DEKs that a job for the sealing DEK found to be its own, one a keyspace.
+    found: HashMap<JobKey, JobKey>,
     demanded: VecDeque<JobKey>,
     background: VecDeque<JobKey>,
     depth_max: usize,
@@ -100,6 +116,7 @@ impl Queue {
         Self {
             boot_id: None,
             jobs: HashMap::new(),
+            found: HashMap::new(),
             demanded: VecDeque::new(),
             background: VecDeque::new(),
             depth_max,
@@ -111,13 +128,15 @@ impl Queue {
     pub(crate) fn start_boot(&mut self, boot_id: Option<BootId>) {
         self.boot_id = boot_id;
         self.jobs.clear();
+        self.found.clear();
         self.demanded.clear();
         self.background.clear();
     }
 
     /// Jobs that wait.
     pub(crate) fn depth(&self) -> usize {
-        self.jobs.values().filter(|(_, place)| !matches!(place, Place::Running)).count()
+        let waits = |place: &Place| matches!(place, Place::Ready | Place::Delayed { .. });
+        self.jobs.values().filter(|(_, place)| waits(place)).count()
     }
 
     /// Asks for an unlock; gives the id of the one job that does it.
@@ -130,6 +149,10 @@ impl Queue {
         now: Instant,
     ) -> Result<Arc<str>, QueueFull> {
         let boot_id = self.boot_id.ok_or(QueueFull)?;
+        let key = match self.found.get(&key) {
+            Some(finder) if self.jobs.contains_key(finder) => finder.clone(),
+            _ => key,
+        };
         if let Some((job, place)) = self.jobs.get_mut(&key) {
             job.key_id = job.key_id.or(key_id);
             if reason == Reason::Demand {
@@ -155,6 +178,7 @@ impl Queue {
             queued_at: now,
             rounds_failed: 0,
             last_error: None,
+            sealed_at: None,
         };
         let line = if reason == Reason::Demand { &mut self.demanded } else { &mut self.background };
         line.push_back(key.clone());
@@ -181,7 +205,7 @@ impl Queue {
         }
         let due = self.jobs.values().filter_map(|(_, place)| match place {
             Place::Delayed { until, .. } => Some(*until),
-            Place::Ready | Place::Running => None,
+            Place::Ready | Place::Running | Place::Following(_) => None,
         });
         Next::Idle(due.min())
     }
@@ -190,6 +214,9 @@ impl Queue {
         for (key, (job, place)) in &mut self.jobs {
             if matches!(place, Place::Delayed { until, .. } if *until <= now) {
                 *place = Place::Ready;
+                if job.reason == Reason::Renewal {
+                    job.queued_at = now;
+                }
                 let demanded = job.reason == Reason::Demand;
                 let line = if demanded { &mut self.demanded } else { &mut self.background };
                 line.push_back(key.clone());
@@ -197,21 +224,20 @@ impl Queue {
         }
     }
 
-    /// The job is done; it comes again after `renew_after`, or when asked for.
-    pub(crate) fn done(&mut self, job: &Job, now: Instant, renew_after: Option<Duration>) {
+    /// The job is done; it comes again after `renew_after`, or when asked for. `sealing`: new keys
+    /// are sealed under the DEK.
+    pub(crate) fn done(&mut self, job: &Job, now: Instant, renew_after: Duration, sealing: bool) {
         if !self.is_current(job) {
             return;
         }
-        let Some(after) = renew_after else {
-            self.jobs.remove(&job.key);
-            return;
-        };
         if let Some((queued, place)) = self.jobs.get_mut(&job.key) {
             queued.reason = Reason::Renewal;
             queued.rounds_failed = 0;
             queued.last_error = None;
-            *place = Place::Delayed { until: now + after, early: Some(now + SETTLE_TIME) };
+            queued.sealed_at = sealing.then_some(now);
+            *place = Place::Delayed { until: now + renew_after, early: Some(now + SETTLE_TIME) };
         }
+        self.tell_follower(&job.key);
     }
 
     /// The job failed and comes again after `delay`, not earlier. Gives the rounds that failed.
@@ -225,31 +251,73 @@ impl Queue {
         if !self.is_current(job) {
             return 0;
         }
-        match self.jobs.get_mut(&job.key) {
-            Some((queued, place)) => {
-                queued.rounds_failed += 1;
-                queued.last_error = Some(class);
-                *place = Place::Delayed { until: now + delay, early: None };
-                queued.rounds_failed
+        let Some((queued, place)) = self.jobs.get_mut(&job.key) else { return 0 };
+        queued.rounds_failed += 1;
+        queued.last_error = Some(class);
+        *place = Place::Delayed { until: now + delay, early: None };
+        let rounds = queued.rounds_failed;
+        self.tell_follower(&job.key);
+        rounds
+    }
+
+    /// A running job for the sealing DEK found which one that is. Whatever else was asked about this
+    /// DEK is one job with it from now on.
+    pub(crate) fn claim(&mut self, job: &Job, dek_id: [u8; 16]) -> Claim {
+        let dek = JobKey { keyspace: Arc::clone(&job.key.keyspace), target: Target::Dek(dek_id) };
+        if dek == job.key || !self.is_current(job) {
+            return Claim::Own { absorbed: None };
+        }
+        self.found.retain(|_, finder| *finder != job.key);
+        if let Some((other, Place::Running)) = self.jobs.get(&dek) {
+            let other = Arc::clone(&other.id);
+            if let Some((_, place)) = self.jobs.get_mut(&job.key) {
+                *place = Place::Following(dek);
             }
-            None => 0,
+            return Claim::Joined { other };
         }
+        self.merge(&job.key, dek)
     }
 
-    /// Another name for a running job: true if `key` is free and is now taken by it.
-    pub(crate) fn claim(&mut self, job: &Job, key: &JobKey) -> bool {
-        if !self.is_current(job) || self.jobs.contains_key(key) {
-            return false;
+    /// Makes the job of `dek`, which does not run, part of the job `finder`. What it came to counts
+    /// for both: a failure with its delay always, a success if it was after `finder` was asked for.
+    fn merge(&mut self, finder: &JobKey, dek: JobKey) -> Claim {
+        let other = self.jobs.remove(&dek);
+        self.found.insert(dek, finder.clone());
+        let (Some((other, other_place)), Some((job, place))) = (other, self.jobs.get_mut(finder))
+        else {
+            return Claim::Own { absorbed: None };
+        };
+        job.key_id = job.key_id.or(other.key_id);
+        let counts = match other_place {
+            Place::Delayed { early: None, .. } => true,
+            Place::Delayed { early: Some(_), .. } => {
+                other.sealed_at.is_some_and(|sealed| job.queued_at <= sealed + SETTLE_TIME)
+            }
+            Place::Ready | Place::Running | Place::Following(_) => false,
+        };
+        if !counts {
+            return Claim::Own { absorbed: Some(other.id) };
         }
-        let named = Job { key: key.clone(), ..job.clone() };
-        self.jobs.insert(key.clone(), (named, Place::Running));
-        true
+        job.reason = other.reason;
+        job.rounds_failed = other.rounds_failed;
+        job.last_error = other.last_error;
+        job.sealed_at = other.sealed_at;
+        *place = other_place;
+        Claim::Joined { other: other.id }
     }
 
-    /// Gives a claimed name back.
-    pub(crate) fn release(&mut self, job: &Job, key: &JobKey) {
-        if self.is_current(job) {
-            self.jobs.remove(key);
+    /// The job of a DEK ended: so did the one that waits for it, unless the result is none for it.
+    fn tell_follower(&mut self, dek: &JobKey) {
+        let finder = JobKey { keyspace: Arc::clone(&dek.keyspace), target: Target::Sealing };
+        let follows = matches!(
+            self.jobs.get(&finder), Some((_, Place::Following(followed))) if followed == dek
+        );
+        if follows
+            && matches!(self.merge(&finder, dek.clone()), Claim::Own { .. })
+            && let Some((_, place)) = self.jobs.get_mut(&finder)
+        {
+            *place = Place::Ready;
+            self.background.push_back(finder);
         }
     }
 
@@ -269,6 +337,7 @@ impl Queue {
             Place::Delayed { early: Some(_), .. } => "renewal",
             Place::Delayed { .. } => "backing_off",
             Place::Running => "running",
+            Place::Following(_) => "joined",
         };
         self.jobs.values().take(count_max).map(|(job, place)| (job, named(place))).collect()
     }

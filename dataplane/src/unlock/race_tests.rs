@@ -229,6 +229,7 @@ impl Member {
             queued_at: Instant::now(),
             rounds_failed: 0,
             last_error: None,
+            sealed_at: None,
         };
         let mut ticks = interval(Duration::from_millis(20));
         loop {

@@ -7,7 +7,7 @@ use sigil_enclave_protocol::handshake::BootId;
 use tokio::time::{Instant, sleep_until};
 
 use super::exchange::ExchangeError;
-use super::queue::{Job, JobKey, Next, Reason, Target};
+use super::queue::{Claim, Job, JobKey, Next, Reason, Target};
 use super::worker::{Unlocked, Worker, dek_key};
 use super::{Shared, self_test};
 use crate::metrics::by_keyspace;
@@ -49,7 +49,11 @@ impl Runner {
         );
         let mut attempt = 1;
         let result = loop {
-            let result = self.attempt(job, &boot).await;
+            let result = match self.attempt(job, &boot).await {
+                Ok(Some(unlocked)) => Ok(unlocked),
+                Ok(None) => return self.shared.joined(),
+                Err(error) => Err(error),
+            };
             let Err(error) = &result else { break result };
             self.shared.metrics.unlock_failed(&job.key.keyspace, error.class);
             tracing::warn!(
@@ -70,15 +74,27 @@ impl Runner {
         self.report(job, &boot, &result).await;
     }
 
-    async fn attempt(&self, job: &Job, boot: &Boot) -> Result<Unlocked, ExchangeError> {
+    /// `None`: another job has the same DEK in hand, and its result is this one's.
+    async fn attempt(&self, job: &Job, boot: &Boot) -> Result<Option<Unlocked>, ExchangeError> {
         let dek_id = self.worker.resolve(job, boot).await?;
-        let name = dek_key(&job.key.keyspace, dek_id);
-        let claimed = name != job.key && self.shared.lock().queue.claim(job, &name);
-        let result = self.worker.open(job, dek_id, boot).await;
-        if claimed {
-            self.shared.lock().queue.release(job, &name);
+        let claim = self.shared.lock().queue.claim(job, dek_id);
+        let (joins, joined) = match &claim {
+            Claim::Own { absorbed: None } => (None, &job.id),
+            Claim::Own { absorbed: Some(other) } => (Some(other), &job.id),
+            Claim::Joined { other } => (Some(&job.id), other),
+        };
+        if let Some(joins) = joins {
+            tracing::info!(
+                unlock_request_id = &**joins,
+                joined = &**joined,
+                dek_id = const_hex::encode(dek_id),
+                "unlock joins another of the same DEK"
+            );
         }
-        result
+        match claim {
+            Claim::Own { .. } => self.worker.open(job, dek_id, boot).await.map(Some),
+            Claim::Joined { .. } => Ok(None),
+        }
     }
 
     async fn report(&self, job: &Job, boot: &Boot, result: &Result<Unlocked, ExchangeError>) {

@@ -173,6 +173,51 @@ async fn a_hundred_callers_of_a_locked_keyspace_cause_one_unlock() {
     assert_eq!((counters.get("GenerateDataKey", "ok"), counters.get("Decrypt", "ok")), (2, 2));
 }
 
+/// The new boot asks for its keyspaces by itself while callers ask for a key of one of them.
+#[tokio::test]
+async fn a_restarted_enclave_costs_one_decrypt_for_each_dek_while_callers_ask() {
+    const CALLERS: usize = 40;
+    let bench = Bench::start().await;
+    let created = bench.create(&json!({})).await;
+    let key_id = created["keyId"].as_str().unwrap();
+    let unlocked_again = async |boot: &serde_json::Value| {
+        eventually("every keyspace is unlocked", async || {
+            let status = bench.status().await;
+            let unlocked = |name: &str| status["keyspaces"][name]["unlocked"] == true;
+            let other = status["bootId"].is_string() && &status["bootId"] != boot;
+            (other && unlocked("default") && unlocked("payments")).then(|| status["bootId"].clone())
+        })
+        .await
+    };
+    let mut boot = unlocked_again(&serde_json::Value::Null).await;
+    let body = json!({ "keyId": key_id, "digest": "11".repeat(32) });
+    // While KMS is down both kinds of jobs fail and wait, so that they come again together.
+    for fault in [FaultMode::Off, FaultMode::Http500, FaultMode::Http500] {
+        bench.kms.set_fault(fault).unwrap();
+        let before = bench.kms.counters();
+        bench.launcher.kill_child();
+        if fault != FaultMode::Off {
+            eventually("the key is locked and its unlock fails", async || {
+                let answer = bench.post("/sign", &body).await.unwrap();
+                let failed = bench.kms.counters().get("Decrypt", "KMSInternalException")
+                    > before.get("Decrypt", "KMSInternalException") + 2;
+                (failed && answer.text("code") == "UNLOCK_REQUIRED").then_some(())
+            })
+            .await;
+            bench.kms.set_fault(FaultMode::Off).unwrap();
+        }
+        let signs = (0..CALLERS).map(|_| bench.sign(key_id, [0x11; 32]));
+        let create = json!({});
+        let creates = (0..CALLERS).map(|_| bench.create(&create));
+        let signs = futures_util::future::join_all(signs);
+        futures_util::future::join(signs, futures_util::future::join_all(creates)).await;
+        boot = unlocked_again(&boot).await;
+        let unlocks = bench.kms.counters().get("Decrypt", "ok") - before.get("Decrypt", "ok");
+        assert_eq!(unlocks, 2, "{fault}: two keyspaces with a DEK each");
+        assert_eq!(bench.kms.counters().get("GenerateDataKey", "ok"), 2, "{fault}");
+    }
+}
+
 #[tokio::test]
 async fn no_secret_reaches_the_log_even_at_debug() {
     let bench = Bench::start().await;

@@ -1,6 +1,7 @@
 use super::*;
 
 const TIME_MAX: Duration = Duration::from_secs(30);
+const RENEW: Duration = Duration::from_mins(55);
 const BOOT: BootId = BootId([1; 16]);
 
 fn queue(depth_max: usize) -> Queue {
@@ -36,8 +37,8 @@ async fn one_job_however_many_ask_even_while_it_runs() {
     let job = take(&mut queue).unwrap();
     assert_eq!(ask(&mut queue, dek(1), "c", Reason::Demand), first);
     assert!(take(&mut queue).is_none());
-    queue.done(&job, Instant::now(), None);
-    assert_ne!(ask(&mut queue, dek(1), "d", Reason::Demand), first, "a new need is a new job");
+    queue.done(&job, Instant::now(), RENEW, false);
+    assert_eq!(ask(&mut queue, dek(1), "d", Reason::Demand), first, "it also renews");
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,15 +87,14 @@ async fn a_renewal_comes_by_itself_or_early_on_demand() {
     let mut queue = queue(8);
     ask(&mut queue, dek(1), "a", Reason::Boot);
     let job = take(&mut queue).unwrap();
-    let after = Duration::from_mins(55);
-    queue.done(&job, Instant::now(), Some(after));
+    queue.done(&job, Instant::now(), RENEW, false);
     ask(&mut queue, dek(1), "late", Reason::Demand);
     assert!(take(&mut queue).is_none(), "an answer from before the unlock starts no other");
     tokio::time::advance(SETTLE_TIME).await;
     ask(&mut queue, dek(1), "b", Reason::Demand);
     let job = take(&mut queue).unwrap();
-    queue.done(&job, Instant::now(), Some(after));
-    tokio::time::advance(after).await;
+    queue.done(&job, Instant::now(), RENEW, false);
+    tokio::time::advance(RENEW).await;
     assert_eq!(take(&mut queue).unwrap().reason, Reason::Renewal);
 }
 
@@ -118,21 +118,118 @@ async fn another_boot_forgets_everything_and_old_results_change_nothing() {
     queue.start_boot(Some(BootId([2; 16])));
     assert_eq!(queue.depth(), 0);
     ask(&mut queue, dek(1), "b", Reason::Demand);
-    queue.done(&old, Instant::now(), None);
+    queue.done(&old, Instant::now(), RENEW, true);
     assert_eq!(queue.failed(&old, KmsErrorClass::Enclave, Instant::now(), TIME_MAX), 0);
     assert_eq!(&*take(&mut queue).unwrap().id, "b");
     queue.start_boot(None);
     assert!(queue.request(dek(1), "c", Reason::Demand, None, Instant::now()).is_err());
 }
 
+/// A sealing job that runs and is about to find its DEK.
+fn sealing(queue: &mut Queue) -> Job {
+    ask(queue, key(Target::Sealing), "seal", Reason::Boot);
+    take(queue).unwrap()
+}
+
+const OWN: Claim = Claim::Own { absorbed: None };
+
+fn joined(other: &str) -> Claim {
+    Claim::Joined { other: other.into() }
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_sealing_job_takes_the_name_of_the_dek_it_found() {
+async fn callers_of_a_dek_that_a_sealing_job_found_join_it_then_and_later() {
     let mut queue = queue(8);
+    let seal = sealing(&mut queue);
+    assert_eq!(queue.claim(&seal, [1; 16]), OWN);
+    assert_eq!(queue.claim(&seal, [1; 16]), OWN, "each attempt claims");
+    assert_eq!(&*ask(&mut queue, dek(1), "x", Reason::Demand), "seal");
+    queue.done(&seal, Instant::now(), RENEW, true);
+    assert_eq!(&*ask(&mut queue, dek(1), "late", Reason::Demand), "seal");
+    assert!(take(&mut queue).is_none(), "an answer from before the unlock starts no other");
+    tokio::time::advance(SETTLE_TIME).await;
+    assert_eq!(&*ask(&mut queue, dek(1), "lost", Reason::Demand), "seal");
+    assert_eq!(&*take(&mut queue).unwrap().id, "seal", "one job for a new need");
+    assert_eq!(&*ask(&mut queue, dek(2), "other", Reason::Demand), "other");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_job_of_the_dek_becomes_part_of_the_sealing_job() {
+    let mut queue = queue(8);
+    let seal = sealing(&mut queue);
+    let id = Some(KeyId([7; 16]));
+    queue.request(dek(1), "caller", Reason::Demand, id, Instant::now()).unwrap();
+    assert_eq!(queue.claim(&seal, [1; 16]), Claim::Own { absorbed: Some("caller".into()) });
+    assert!(take(&mut queue).is_none(), "no second job");
+    queue.failed(&seal, KmsErrorClass::Timeout, Instant::now(), Duration::ZERO);
+    assert_eq!(take(&mut queue).unwrap().key_id, id, "what the caller knew is kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sealing_job_waits_for_a_job_that_has_its_dek_in_hand() {
+    let mut queue = queue(8);
+    ask(&mut queue, dek(1), "caller", Reason::Demand);
+    let caller = take(&mut queue).unwrap();
+    let seal = sealing(&mut queue);
+    assert_eq!(queue.claim(&seal, [1; 16]), joined("caller"));
+    assert!(take(&mut queue).is_none());
+    queue.done(&caller, Instant::now(), RENEW, true);
+    assert!(take(&mut queue).is_none(), "unlocked for both");
+    assert_eq!(&*ask(&mut queue, dek(1), "late", Reason::Demand), "seal");
+    assert_eq!(&*ask(&mut queue, key(Target::Sealing), "late", Reason::Demand), "seal");
+    assert!(take(&mut queue).is_none());
+    tokio::time::advance(RENEW).await;
+    assert_eq!(&*take(&mut queue).unwrap().id, "seal");
+    assert!(take(&mut queue).is_none(), "one renewal of one DEK");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_counts_for_both_and_is_waited_out() {
+    let mut queue = queue(8);
+    ask(&mut queue, dek(1), "caller", Reason::Demand);
+    let caller = take(&mut queue).unwrap();
+    let seal = sealing(&mut queue);
+    queue.claim(&seal, [1; 16]);
+    let delay = Duration::from_secs(1);
+    assert_eq!(queue.failed(&caller, KmsErrorClass::Denied, Instant::now(), delay), 1);
+    ask(&mut queue, dek(1), "x", Reason::Demand);
+    ask(&mut queue, key(Target::Sealing), "y", Reason::Demand);
+    assert!(take(&mut queue).is_none(), "callers cannot hurry it");
+    tokio::time::advance(delay).await;
+    let again = take(&mut queue).unwrap();
+    assert_eq!((&*again.id, again.rounds_failed), ("seal", 1));
+    assert!(take(&mut queue).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unlock_that_does_not_seal_is_none_for_a_sealing_job() {
+    let mut queue = queue(8);
+    ask(&mut queue, dek(1), "caller", Reason::Demand);
+    let caller = take(&mut queue).unwrap();
+    let seal = sealing(&mut queue);
+    queue.claim(&seal, [1; 16]);
+    queue.done(&caller, Instant::now(), RENEW, false);
+    let again = take(&mut queue).unwrap();
+    assert_eq!(&*again.id, "seal", "it was not `current` when it was unlocked");
+    assert_eq!(queue.claim(&again, [1; 16]), OWN);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unlock_counts_for_who_asked_before_it_and_not_for_a_later_need() {
+    let mut queue = queue(8);
+    ask(&mut queue, dek(1), "caller", Reason::Demand);
+    let caller = take(&mut queue).unwrap();
     ask(&mut queue, key(Target::Sealing), "seal", Reason::Boot);
-    let sealing = take(&mut queue).unwrap();
-    assert!(queue.claim(&sealing, &dek(1)));
-    assert_eq!(&*ask(&mut queue, dek(1), "x", Reason::Demand), "seal", "callers join it");
-    queue.release(&sealing, &dek(1));
-    ask(&mut queue, dek(2), "own", Reason::Demand);
-    assert!(!queue.claim(&sealing, &dek(2)), "that DEK has a job already");
+    queue.done(&caller, Instant::now(), RENEW, true);
+    tokio::time::advance(Duration::from_secs(9)).await;
+    let seal = take(&mut queue).unwrap();
+    assert_eq!(queue.claim(&seal, [1; 16]), joined("caller"), "however long it waited");
+
+    ask(&mut queue, dek(2), "caller", Reason::Demand);
+    let caller = take(&mut queue).unwrap();
+    queue.done(&caller, Instant::now(), RENEW, true);
+    tokio::time::advance(Duration::from_secs(9)).await;
+    ask(&mut queue, key(Target::Sealing), "new need", Reason::Demand);
+    let seal = take(&mut queue).unwrap();
+    assert_eq!(queue.claim(&seal, [2; 16]), Claim::Own { absorbed: Some("caller".into()) });
 }
