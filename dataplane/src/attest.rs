@@ -25,7 +25,7 @@ use crate::status::{MeasurementStatus, StatusWriter};
 mod birth;
 mod trust;
 
-pub(crate) use birth::{BirthVerifier, Expected};
+pub(crate) use birth::{BirthError, BirthVerifier, Expected, Proved};
 pub use trust::{Trust, TrustError};
 
 /// A launcher that accepts sends at once.

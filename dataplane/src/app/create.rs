@@ -9,7 +9,7 @@ use sigil_enclave_protocol::v1::{self, ErrorCode};
 use tokio::time::Instant;
 
 use super::{App, Birth, CreateRequest, Created, now_ms};
-use crate::attest::Expected;
+use crate::attest::{BirthError, BirthVerifier, Expected, Proved};
 use crate::error::{Code, Error};
 use crate::failpoint;
 use crate::metrics::{Method, Phase};
@@ -20,6 +20,8 @@ use crate::unlock::Target;
 /// DEKs and documents remembered as durable. A DEK lives an hour and a document five minutes, so the
 /// bound is met hours apart; forgetting everything then costs one read or write each.
 const REMEMBERED_MAX: usize = 64;
+/// Our nonce for a possession statement; 32 bytes never repeat.
+const NONCE_BYTES: usize = 32;
 
 /// A checked create with its key id.
 pub(super) struct Plan {
@@ -186,45 +188,61 @@ impl App {
         let document = self.records.document(record.document_hash).await?.ok_or_else(|| {
             Error::new(Code::InvalidKey, "the document of the key's birth is not in the store")
         })?;
+        let app = record.app().unwrap_or_default().to_owned();
         let birth = Birth {
-            statement: record.statement,
-            signature: record.signature,
+            statement: record.statement.clone(),
+            signature: record.signature.clone(),
             document_hash: record.document_hash,
             document,
         };
-        let birth = self.verify_birth(plan, birth, public_key, earlier).await?;
+        let expected = Expected {
+            app,
+            keyspace: plan.keyspace.clone(),
+            key_id: plan.key_id,
+            public_key,
+            challenge: plan.challenge.to_vec(),
+            earlier,
+        };
+        self.verify_birth(&record, &birth, expected).await?;
         failpoint::hit("create.verified");
         self.directory.insert(plan.key_id, record.keyspace.as_str().into());
         Ok(Created { key_id: plan.key_id, keyspace: record.keyspace, public_key, birth })
     }
 
-    /// Verifies the statement as applications do. It costs a millisecond of CPU, which must not hold
-    /// up the signatures of this thread.
+    /// Verifies the statement as applications do. One of an image that is not on the list could be
+    /// anybody's: then the enclave that has opened the key must say whose DEK it is sealed under.
     async fn verify_birth(
         &self,
-        plan: &Plan,
-        birth: Birth,
-        public_key: [u8; 33],
-        earlier: bool,
-    ) -> Result<Birth, Error> {
-        let births = Arc::clone(&self.births);
-        let (keyspace, key_id) = (plan.keyspace.clone(), plan.key_id);
-        let challenge = plan.challenge.clone();
-        let work = move || {
-            let expected = Expected {
-                keyspace: &keyspace,
-                key_id,
-                public_key: &public_key,
-                challenge: &challenge,
-                earlier,
-            };
-            births.verify(&birth, &expected).map(|()| birth)
+        record: &KeyRecord,
+        birth: &Birth,
+        expected: Expected,
+    ) -> Result<(), Error> {
+        let (statement, subject) = (birth.clone(), expected.clone());
+        let proved = self.checked(move |births| births.verify(&statement, &subject)).await?;
+        let pcr0 = match proved {
+            Ok(Proved::Here) => return Ok(()),
+            Ok(Proved::Elsewhere(pcr0)) => pcr0,
+            Err(why) => return Err(not_proved(expected.earlier, &why)),
         };
-        match tokio::task::spawn_blocking(work).await {
-            Ok(Ok(birth)) => Ok(birth),
-            Ok(Err(why)) => Err(Error::internal(format!("birth statement: {why}"))),
-            Err(_) => Err(Error::internal("the birth statement's check was cut short")),
-        }
+        let mut nonce = vec![0; NONCE_BYTES];
+        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| Error::internal("no random bytes"))?;
+        let proof = self.possession(record, nonce.clone().into()).await?;
+        let subject = Expected { challenge: nonce, ..expected };
+        self.checked(move |births| births.verify_possession(&proof, &subject, pcr0))
+            .await?
+            .map_err(|why| not_proved(true, &why))
+    }
+
+    /// Runs a check that costs a millisecond of CPU, which must not hold up the signatures of this
+    /// thread.
+    async fn checked<T: Send + 'static>(
+        &self,
+        check: impl FnOnce(&BirthVerifier) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let births = Arc::clone(&self.births);
+        tokio::task::spawn_blocking(move || check(&births))
+            .await
+            .map_err(|_| Error::internal("the birth statement's check was cut short"))
     }
 
     /// Has the enclave open the blob; gives the public key that it recomputed.
@@ -282,6 +300,19 @@ impl Stored {
         }
         documents.insert(hash);
     }
+}
+
+/// A fresh key whose statement is wrong is a defect; a stored one was damaged or planted.
+fn not_proved(earlier: bool, why: &BirthError) -> Error {
+    if !earlier {
+        return Error::internal(format!("birth statement: {why}"));
+    }
+    let detail = format!(
+        "the stored key under this idempotencyKey is not proved to be made in an accepted enclave: \
+         {why}; restore its record from a backup or use another idempotencyKey"
+    );
+    let error = Error::new(Code::InvalidKey, detail);
+    Error { field: Some("idempotencyKey".into()), ..error }
 }
 
 fn same_parameters(plan: &Plan, record: KeyRecord) -> Result<KeyRecord, Error> {

@@ -51,7 +51,11 @@ impl App {
     }
 
     /// The enclave proves cached keys only: one that it does not hold is activated first, once.
-    async fn possession(&self, record: &KeyRecord, nonce: Bytes) -> Result<Birth, Error> {
+    pub(super) async fn possession(
+        &self,
+        record: &KeyRecord,
+        nonce: Bytes,
+    ) -> Result<Birth, Error> {
         let request = ProveRequest {
             keyspace: record.keyspace.clone(),
             key_id: Bytes::copy_from_slice(&record.key_id),

@@ -196,8 +196,7 @@ impl KeyRecord {
     /// The blob's header names another key, keyspace or DEK than the record.
     pub fn public_key(&self) -> Result<[u8; 33], RecordError> {
         let error = || RecordError::Malformed("the blob belongs to another record".to_owned());
-        let rest = self.blob.strip_prefix(b"SGK1\x01\x01\x00").ok_or_else(error)?;
-        let (_app, rest) = length_prefixed(rest).ok_or_else(error)?;
+        let (_app, rest) = self.app_and_rest().ok_or_else(error)?;
         let (keyspace, rest) = length_prefixed(rest).ok_or_else(error)?;
         let (dek_id, rest) = rest.split_first_chunk::<16>().ok_or_else(error)?;
         let (key_id, rest) = rest.split_first_chunk::<16>().ok_or_else(error)?;
@@ -206,6 +205,15 @@ impl KeyRecord {
             && *dek_id == self.dek_id
             && *key_id == self.key_id;
         if same { Ok(*public_key) } else { Err(error()) }
+    }
+
+    /// The app in the blob's header. An enclave opens blobs of its own app only.
+    pub(crate) fn app(&self) -> Option<&str> {
+        std::str::from_utf8(self.app_and_rest()?.0).ok()
+    }
+
+    fn app_and_rest(&self) -> Option<(&[u8], &[u8])> {
+        length_prefixed(self.blob.strip_prefix(b"SGK1\x01\x01\x00")?)
     }
 }
 
