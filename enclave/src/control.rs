@@ -1,28 +1,29 @@
 //! The control thread: accepts and admits connections, deals them to workers, renews documents and
 //! entropy, erases what has expired. RSA, TLS and NSM calls of the workers' requests run here too.
 
-use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sigil_attestation::UserData;
 use sigil_enclave_protocol::bounds::CONNECTIONS_MAX;
 use sigil_enclave_protocol::handshake::{Purpose, Refusal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::enclave::Enclave;
 use crate::handshake::{Door, Room};
-use crate::rng::NSM_ENTROPY_EVERY_S;
+use crate::rng::{self, NSM_ENTROPY_EVERY_S};
 use crate::stream::{Listener, Stream};
 use crate::vsock;
 use crate::worker::{Dealt, Worker};
 
 /// Connections in the handshake at once. Anybody who may open a socket can start one.
 const HANDSHAKES_MAX: usize = 64;
+/// Age up to which a handshake is never given up for another: an honest peer is done by then.
+const HANDSHAKE_SPARED: Duration = Duration::from_millis(50);
 /// Wait after a failed `accept`.
 const ACCEPT_RETRY: Duration = Duration::from_millis(10);
 /// Time the parent has to answer the heartbeat.
@@ -106,24 +107,43 @@ async fn accept(control: Arc<Control>, listener: OwnedFd) {
         eprintln!("sigil-enclave: the listener cannot be used");
         return;
     };
-    let mut handshakes: VecDeque<AbortHandle> = VecDeque::with_capacity(HANDSHAKES_MAX);
+    let mut handshakes = Handshakes::default();
     loop {
+        // Accepting never waits while connections queue, and all other work here would.
+        yield_now().await;
         let Ok(socket) = listener.accept().await else {
             // No descriptor is left; connections end by themselves.
             sleep(ACCEPT_RETRY).await;
             continue;
         };
-        handshakes.retain(|handshake| !handshake.is_finished());
-        if handshakes.len() >= HANDSHAKES_MAX
-            && let Some(oldest) = handshakes.pop_front()
-        {
-            // A flood of silent connections must not keep out those who speak at once.
-            oldest.abort();
+        if !handshakes.make_room(Instant::now()) {
+            continue;
         }
         let control = Arc::clone(&control);
         // An error is the peer's: it went away, was slow or broke the protocol.
         let handshake = tokio::spawn(async move { control.admit(socket).await });
-        handshakes.push_back(handshake.abort_handle());
+        handshakes.0.push((Instant::now(), handshake.abort_handle()));
+    }
+}
+
+/// Handshakes under way, oldest first.
+#[derive(Default)]
+struct Handshakes(Vec<(Instant, AbortHandle)>);
+
+impl Handshakes {
+    /// Makes room for one more. At the bound any old one may go, so that nobody can aim at
+    /// another's; false if all are young.
+    fn make_room(&mut self, now: Instant) -> bool {
+        self.0.retain(|(_, handshake)| !handshake.is_finished());
+        if self.0.len() < HANDSHAKES_MAX {
+            return true;
+        }
+        let is_old = |(since, _): &_| now.duration_since(*since) >= HANDSHAKE_SPARED;
+        let old = self.0.partition_point(is_old);
+        let random = rng::public_bytes().map_or(0, usize::from_be_bytes);
+        let Some(index) = random.checked_rem(old) else { return false };
+        self.0.remove(index).1.abort();
+        true
     }
 }
 
@@ -162,5 +182,35 @@ async fn send_heartbeat(parent_cid: u32) {
     match timeout(HEARTBEAT_TIME_MAX, vsock::heartbeat(parent_cid)).await {
         Ok(Ok(())) => eprintln!("sigil-enclave: heartbeat answered"),
         _ => eprintln!("sigil-enclave: heartbeat not answered"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_old_handshake_makes_room_and_a_young_one_does_not() {
+        let start = Instant::now();
+        let spared = start + HANDSHAKE_SPARED;
+        let mut handshakes = Handshakes::default();
+        for index in 0..HANDSHAKES_MAX {
+            assert!(handshakes.make_room(start), "below the bound");
+            let since = if index < 2 { start } else { spared };
+            let silent = tokio::spawn(std::future::pending::<()>());
+            handshakes.0.push((since, silent.abort_handle()));
+        }
+        assert!(!handshakes.make_room(start), "all are young");
+        for left in [1, 0] {
+            assert!(handshakes.make_room(spared));
+            let old = handshakes.0.iter().filter(|(since, _)| *since == start).count();
+            assert_eq!(old, left);
+            let silent = tokio::spawn(std::future::pending::<()>());
+            handshakes.0.push((spared, silent.abort_handle()));
+        }
+        assert!(!handshakes.make_room(spared), "only young ones are left");
+        handshakes.0[7].1.abort();
+        yield_now().await;
+        assert!(handshakes.make_room(spared), "one has ended");
     }
 }

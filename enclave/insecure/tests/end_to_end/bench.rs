@@ -26,7 +26,7 @@ pub(crate) struct Bench {
     pub(crate) kms: Arc<Kms>,
     pub(crate) pcrs: ProcessPcrs,
     ceilings: Ceilings,
-    socket: std::path::PathBuf,
+    pub(crate) socket: std::path::PathBuf,
     running: Option<Running>,
     _folder: TempDir,
 }
@@ -77,8 +77,13 @@ impl Bench {
         Self { kms, pcrs, ceilings, socket, running, _folder: folder }
     }
 
+    /// Waits while the queue of the listener is full.
     pub(crate) async fn connect(&self) -> UnixStream {
-        UnixStream::connect(&self.socket).await.unwrap()
+        let socket = self.socket.clone();
+        let connect = move || std::os::unix::net::UnixStream::connect(socket).unwrap();
+        let stream = tokio::task::spawn_blocking(connect).await.unwrap();
+        stream.set_nonblocking(true).unwrap();
+        UnixStream::from_std(stream).unwrap()
     }
 
     pub(crate) fn pcr0(&self) -> [u8; 48] {

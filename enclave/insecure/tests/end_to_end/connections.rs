@@ -1,12 +1,23 @@
 //! Who may connect.
 
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
 use sigil_enclave_protocol::handshake::io::{HandshakeError, claim, connect};
 use sigil_enclave_protocol::handshake::{ClaimToken, HELLO_BYTES, Purpose, Refusal};
 use sigil_enclave_protocol::v1::HealthRequest;
 use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, timeout};
 
 use crate::bench::Bench;
 use crate::sidecar::{Sidecar, generate};
+
+/// Far above a handshake on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn refusal<T>(result: Result<T, HandshakeError>) -> Refusal {
     match result {
@@ -70,6 +81,19 @@ async fn connections_are_dealt_to_all_workers() {
     assert_eq!(workers, [0, 0, 1, 1]);
 }
 
+/// The enclave closes what it has no room for, so the sidecar tries again.
+async fn until_it_works<T, E: std::fmt::Display>(
+    mut attempt: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match attempt().await {
+            Ok(done) => return done,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_flood_of_silent_connections_keeps_nobody_out() {
     let bench = Bench::start();
@@ -77,9 +101,47 @@ async fn a_flood_of_silent_connections_keeps_nobody_out() {
     for _ in 0..200 {
         silent.push(bench.connect().await);
     }
+    let claimed = async || claim(&mut bench.connect().await).await;
+    let (_, token) = until_it_works(claimed).await;
+    let mut client = until_it_works(async || Sidecar::client(&bench, &token).await).await;
+    client.health(HealthRequest {}).await.unwrap();
+    let mut last = Vec::new();
+    silent[199].read_to_end(&mut last).await.unwrap();
+    assert!(last.len() <= HELLO_BYTES, "closed without a verdict");
+}
+
+/// Connects and closes until `stop`, at most 500,000 times. Says whether it was stopped.
+fn flood(socket: &Path, stop: &Arc<AtomicBool>) -> JoinHandle<bool> {
+    let (socket, stop) = (socket.to_owned(), Arc::clone(stop));
+    std::thread::spawn(move || {
+        for _ in 0..500_000 {
+            if stop.load(Ordering::Relaxed) {
+                return true;
+            }
+            drop(UnixStream::connect(&socket).unwrap());
+        }
+        false
+    })
+}
+
+/// The control thread must get to its other work however many connections wait to be accepted.
+#[tokio::test]
+async fn a_flood_of_connections_that_close_at_once_stops_no_unlock() {
+    let bench = Bench::start();
     let mut sidecar = Sidecar::claim(&bench).await;
-    sidecar.client.health(HealthRequest {}).await.unwrap();
-    let mut first = Vec::new();
-    silent[0].read_to_end(&mut first).await.unwrap();
-    assert!(first.len() <= HELLO_BYTES, "closed without a verdict");
+    let stop = Arc::new(AtomicBool::new(false));
+    let floods: Vec<_> = (0..3).map(|_| flood(&bench.socket, &stop)).collect();
+    let served = timeout(PATIENCE, async {
+        let token = &sidecar.token;
+        let mut client = until_it_works(async || Sidecar::client(&bench, token).await).await;
+        client.health(HealthRequest {}).await.unwrap();
+        let id = sidecar.begin(generate("default")).await.unlock_id;
+        let sidecar = &sidecar;
+        until_it_works(async || sidecar.tunnel(&id).await).await;
+    });
+    let served = served.await;
+    stop.store(true, Ordering::Relaxed);
+    let stopped: Vec<_> = floods.into_iter().map(|flood| flood.join().unwrap()).collect();
+    served.expect("served in time");
+    assert_eq!(stopped, [true; 3], "served during the flood");
 }
