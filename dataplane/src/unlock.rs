@@ -21,10 +21,10 @@ mod breaker;
 mod credentials;
 mod exchange;
 mod queue;
-#[cfg(test)]
-mod race_tests;
 mod runner;
 mod self_test;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 mod worker;
 
