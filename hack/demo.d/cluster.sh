@@ -86,13 +86,15 @@ objects_of_the_pool() {
         grep -vE '^(configmap/kube-root-ca.crt|serviceaccount/default)$' || true
 }
 
+# Mounts, cgroups, kernel settings, folders, network namespaces, and processes of the cluster, its pods and the demo.
+machine_state() {
+    traces "$(hack/tools/path)/*" "$bin/*" '/sigil-*' '*/pause'
+    network_namespaces | sed 's/^/namespace /'
+}
+
 nothing_left_on_machine() {
     local left
-    left="$(
-        grep -F "sigil/cluster/$SIGIL_CLUSTER_NAME/" /proc/self/mountinfo || true
-        find /sys/fs/cgroup -type d -name "*sigil-cluster-$SIGIL_CLUSTER_NAME*"
-        pgrep -af -- "$dir|sigil/cluster/$SIGIL_CLUSTER_NAME/" || true
-    )"
+    left="$(diff <(sort <<<"$before") <(machine_state | sort) | grep '^>' || true)"
     [ -z "$left" ] || fail "left on this machine: $left"
-    say "no process, mount, cgroup or namespace left"
+    say "no process, mount, cgroup, kernel setting or namespace left"
 }

@@ -32,8 +32,10 @@ start_dataplane() {
         start dataplane "$bin/sigil-dataplane" serve --config "$dir/dataplane.yaml"
     until_ok 20 "dataplane" grep -q '"message":"listening"' "$dir/dataplane.log"
     url="http://$(listening public)"
-    until_ok 20 "attested enclave" curl -fsS "http://$(listening admin)/readyz"
+    until_ok 20 "attested enclave" attested
 }
+
+attested() { curl -fsS "http://$(listening admin)/debug/status" | grep -qE '"attested": ?true'; }
 
 listening() { grep -m 1 '"message":"listening"' "$dir/dataplane.log" | grep -oE "\"$1\":\"[^\"]*\"" | cut -d'"' -f4; }
 

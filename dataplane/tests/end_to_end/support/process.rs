@@ -62,9 +62,20 @@ impl Process {
     }
 }
 
+impl Process {
+    /// `hack/test` searches what all processes of a run have logged for test secrets.
+    fn keep_log(&self) {
+        let Some(folder) = std::env::var_os("SIGIL_TEST_LOGS") else { return };
+        let name = self.log.file_name().unwrap_or_default().display().to_string();
+        let kept = Path::new(&folder).join(format!("{}-{}-{name}", std::process::id(), self.id()));
+        std::fs::copy(&self.log, &kept).unwrap_or_else(|error| panic!("{}: {error}", kept.display()));
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+        self.keep_log();
         if std::thread::panicking() {
             let log = std::fs::read_to_string(&self.log).unwrap_or_default();
             let lines: Vec<_> = log.lines().collect();
