@@ -9,6 +9,7 @@ use sigil_enclave_protocol::handoff::Handoff;
 use sigil_enclave_protocol::handshake::io::{HandshakeError, claim};
 use sigil_enclave_protocol::handshake::{ClaimToken, Refusal};
 use sigil_enclave_protocol::{EnclaveAddress, handshake::BootId};
+use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -66,7 +67,7 @@ pub enum LauncherError {
 /// Why a boot did not come to be claimed by us.
 #[derive(Debug, thiserror::Error)]
 enum ClaimError {
-    #[error("did not listen within {LISTEN_TIME_MAX:?}")]
+    #[error("did not listen and answer within {LISTEN_TIME_MAX:?}")]
     NotListening,
     #[error("another process listens at its address")]
     AnotherProcess,
@@ -148,22 +149,32 @@ fn start(settings: &Settings) -> Result<EnclaveProcess, LauncherError> {
         .map_err(|source| LauncherError::Enclave { executable: settings.enclave.clone(), source })
 }
 
-/// Waits until the enclave listens, then claims it. Whoever else listens at that address is not
-/// claimed: its boot would be handed over in place of ours.
+/// Waits until the enclave listens, then claims it. It closes what it has no room for while others
+/// flood it; that is no reason to replace it.
 async fn claim_boot(
     address: &EnclaveAddress,
     pid: Option<i32>,
 ) -> Result<(BootId, ClaimToken), ClaimError> {
-    let listening = async {
+    let attempts = async {
         loop {
-            match socket::connect(address) {
-                Ok(stream) => return stream,
-                Err(_) => sleep(LISTEN_PERIOD).await,
+            if let Ok(stream) = socket::connect(address) {
+                match claim_over(stream, pid).await {
+                    Err(ClaimError::Handshake(HandshakeError::Io(_))) => {}
+                    result => return result,
+                }
             }
+            sleep(LISTEN_PERIOD).await;
         }
     };
-    let mut stream =
-        timeout(LISTEN_TIME_MAX, listening).await.map_err(|_| ClaimError::NotListening)?;
+    timeout(LISTEN_TIME_MAX, attempts).await.unwrap_or(Err(ClaimError::NotListening))
+}
+
+/// Whoever else listens at that address is not claimed: its boot would be handed over in place of
+/// ours.
+async fn claim_over(
+    mut stream: UnixStream,
+    pid: Option<i32>,
+) -> Result<(BootId, ClaimToken), ClaimError> {
     let listener = stream.peer_cred().ok().and_then(|peer| peer.pid());
     if listener.is_none() || listener != pid {
         return Err(ClaimError::AnotherProcess);

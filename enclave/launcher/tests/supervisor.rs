@@ -2,6 +2,7 @@
 //! The child is this very test binary, started again with `serve` arguments.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,15 +19,23 @@ use tokio::time::timeout;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// The enclave's side, thin: claims are granted once unless the pins file says `taken`; a file
-/// named `die` beside the pins ends the process at the next connection.
+/// The enclave's side, thin: claims are granted once unless the pins file says `taken`; `busy` has
+/// no room for the first connection; a file named `die` beside the pins ends the process at the
+/// next connection. Every boot adds a byte to `boots`.
 async fn enclave(pins: &Path, listen: &str) {
     let listener = UnixListener::bind(listen.trim_start_matches("unix:")).unwrap();
     let mut seed = [0; 16];
     seed[..4].copy_from_slice(&std::process::id().to_be_bytes());
     let hello = Hello { boot_id: BootId(seed), nonce: [1; 32] };
     // Only the first boot is taken: the launcher must replace it.
-    let taken = std::fs::read(pins).unwrap() == b"taken";
+    let said = std::fs::read(pins).unwrap();
+    let taken = said == b"taken";
+    let boots = pins.with_file_name("boots");
+    let boots = std::fs::OpenOptions::new().append(true).create(true).open(boots);
+    boots.unwrap().write_all(b".").unwrap();
+    if said == b"busy" {
+        drop(listener.accept().await.unwrap());
+    }
     std::fs::write(pins, b"free").unwrap();
     loop {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -154,6 +163,14 @@ async fn an_enclave_that_somebody_else_claimed_is_replaced() {
     let (handoff, _open) = bench.take().await;
     assert_eq!(std::fs::read(bench.path("pins.cbor")).unwrap(), b"free");
     assert_eq!(handoff.token.expose_secret(), &[5; 32]);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn an_enclave_without_room_is_asked_again_and_not_replaced() {
+    let bench = Bench::start(b"busy");
+    let (_, _open) = bench.take().await;
+    assert_eq!(std::fs::read(bench.path("boots")).unwrap(), b".");
     bench.stop().await;
 }
 
