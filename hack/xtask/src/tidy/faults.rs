@@ -8,6 +8,8 @@ use crate::repo;
 
 const FAULTS: &str = "docs/faults.md";
 const LATER: &str = "later: ";
+/// What a make target runs: a script that proves something is called by one of these.
+const CALLERS: [&str; 4] = ["Makefile", "hack/test", "hack/demo", "hack/demo-cluster"];
 
 /// What the right-hand cell of a row says.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,22 +33,33 @@ pub(super) fn check(files: &[String]) -> Result<Vec<String>> {
         .filter(|file| text.contains(file.as_str()))
         .filter_map(|file| Some((file.as_str(), read(file).ok()?)))
         .collect();
-    Ok(findings(&text, &sources))
+    let callers = CALLERS.map(|file| read(file).unwrap_or_default()).concat();
+    Ok(findings(&text, &sources, &callers))
 }
 
-fn findings(text: &str, sources: &BTreeMap<&str, String>) -> Vec<String> {
+fn findings(text: &str, sources: &BTreeMap<&str, String>, callers: &str) -> Vec<String> {
     let mut findings = Vec::new();
     let mut rows = 0;
     for (number, line) in text.lines().enumerate() {
-        let Some((clause, proof)) = row(line) else { continue };
+        let Some((clause, proof)) = row(line) else {
+            if line.starts_with('|') && !is_heading(line) {
+                findings.push(format!("{FAULTS}:{}: not a row: {line}", number + 1));
+            }
+            continue;
+        };
         rows += 1;
         let at = format!("{FAULTS}:{}: {clause}", number + 1);
         for proof in proofs(proof) {
             match proof {
                 Proof::Later => {}
                 Proof::Nothing => findings.push(format!("{at}: no test and no `{LATER}`")),
-                Proof::Script(file) if sources.contains_key(file) => {}
-                Proof::Script(file) => findings.push(format!("{at}: {file} is not there")),
+                Proof::Script(file) if !sources.contains_key(file) => {
+                    findings.push(format!("{at}: {file} is not there"));
+                }
+                Proof::Script(file) if !callers.contains(file) => {
+                    findings.push(format!("{at}: no make target calls {file}"));
+                }
+                Proof::Script(_) => {}
                 Proof::Test { file, name } => match sources.get(file).map(|s| state(s, name)) {
                     Some(TestState::Runs) => {}
                     Some(TestState::Ignored) => findings.push(format!("{at}: {name} is ignored")),
@@ -61,6 +74,10 @@ fn findings(text: &str, sources: &BTreeMap<&str, String>) -> Vec<String> {
         findings.push(format!("{FAULTS}: no rows"));
     }
     findings
+}
+
+fn is_heading(line: &str) -> bool {
+    line.starts_with("| clause |") || line.starts_with("|---")
 }
 
 /// Clause and proof of a table row; headings and rules are none.
@@ -131,8 +148,12 @@ mod tests {
 
     fn check_row(proof: &str) -> Vec<String> {
         let text = format!("| clause | test |\n|---|---|\n| a clause | {proof} |\n");
-        let sources = BTreeMap::from([("a/b.rs", SOURCE.to_owned()), ("hack/x", String::new())]);
-        findings(&text, &sources)
+        let sources = BTreeMap::from([
+            ("a/b.rs", SOURCE.to_owned()),
+            ("hack/x", String::new()),
+            ("hack/z", String::new()),
+        ]);
+        findings(&text, &sources, "run: hack/x")
     }
 
     #[test]
@@ -146,11 +167,18 @@ mod tests {
 
     #[test]
     fn other_rows_do_not() {
-        for proof in ["`a/b.rs::helper`", "`a/b.rs::absent`", "`a/c.rs::runs`", "`hack/y`", "soon"]
-        {
+        for proof in [
+            "`a/b.rs::helper`",
+            "`a/b.rs::absent`",
+            "`a/c.rs::runs`",
+            "`hack/y`",
+            "`hack/z`",
+            "soon",
+        ] {
             assert_eq!(check_row(proof).len(), 1, "{proof}");
         }
-        assert_eq!(findings("nothing here", &BTreeMap::new()).len(), 1);
+        assert_eq!(findings("nothing here", &BTreeMap::new(), "").len(), 1);
+        assert_eq!(findings("| torn row", &BTreeMap::new(), "").len(), 2);
     }
 
     #[test]
