@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use sigil_attestation::{TrustRoot, UserData};
 use sigil_enclave_image::Pins;
 use sigil_enclave_image::measure::sha384;
@@ -101,6 +102,16 @@ impl Running {
         let _ = self.stop.send(());
         let _ = self.control.join();
     }
+}
+
+/// Lets nobody of this user read this process, and no core file of it be written: both hold keys.
+/// A limit of zero is not enough, since a node may pipe cores to a program whatever the limit.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn forbid_core_dumps() -> std::io::Result<()> {
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 /// Ends the process on any panic, with its place and without its message.

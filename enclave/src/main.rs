@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use sigil_enclave::boot::{Parts, abort_on_panic, start};
+use sigil_enclave::boot::{Parts, abort_on_panic, forbid_core_dumps, start};
 use sigil_enclave::nsm::device::NsmDevice;
 use sigil_enclave::rng::RngSource;
 use sigil_enclave::vsock;
@@ -12,7 +12,6 @@ use sigil_enclave::vsock;
 const PINS_FILE: &str = "/pins.cbor";
 
 fn main() -> ExitCode {
-    abort_on_panic();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -23,6 +22,8 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Box<dyn std::error::Error>> {
+    forbid_core_dumps()?;
+    abort_on_panic();
     let running = start(Parts {
         pins: std::fs::read(PINS_FILE).map_err(|error| format!("{PINS_FILE}: {error}"))?,
         nsm: Arc::new(NsmDevice::open()?),

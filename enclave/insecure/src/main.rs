@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sigil_enclave::boot::abort_on_panic;
+use sigil_enclave::boot::{abort_on_panic, forbid_core_dumps};
 use sigil_enclave_insecure::{MARKER, serve};
 use sigil_enclave_protocol::EnclaveAddress;
 
@@ -32,14 +32,19 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    abort_on_panic();
-    eprintln!("sigil-enclave-insecure: {MARKER}");
-    let Command::Serve { pins, listen, workers } = Arguments::parse().command;
-    match serve::run(&pins, &listen, workers) {
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sigil-enclave-insecure: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run() -> anyhow::Result<()> {
+    forbid_core_dumps()?;
+    abort_on_panic();
+    eprintln!("sigil-enclave-insecure: {MARKER}");
+    let Command::Serve { pins, listen, workers } = Arguments::parse().command;
+    serve::run(&pins, &listen, workers)
 }

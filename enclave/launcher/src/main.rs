@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use sigil_launcher::process::forbid_core_dumps;
 use sigil_launcher::supervisor::{self, Settings};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -22,6 +23,10 @@ enum Command {
 // One thread: the child's parent-death signal is bound to the thread that started it.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    if let Err(error) = forbid_core_dumps() {
+        eprintln!("sigil-launcher: forbid core dumps: {error}");
+        return ExitCode::FAILURE;
+    }
     tracing_subscriber::fmt().json().flatten_event(true).with_writer(std::io::stderr).init();
     let Command::Process(settings) = Cli::parse().command;
     let stop = async {

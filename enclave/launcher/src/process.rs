@@ -6,7 +6,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{
+    DumpableBehavior, Pid, Resource, Rlimit, Signal, kill_process, set_dumpable_behavior,
+    set_parent_process_death_signal, setrlimit,
+};
 use sigil_enclave_protocol::EnclaveAddress;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -18,6 +21,17 @@ pub const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct EnclaveProcess {
     child: Child,
+}
+
+/// Lets nobody of this user read this process, and no core file of it be written: both hold the
+/// claim. A limit of zero is not enough, since a node may pipe cores to a program whatever the
+/// limit. The enclave is a program of its own and does the same.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn forbid_core_dumps() -> io::Result<()> {
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 impl EnclaveProcess {

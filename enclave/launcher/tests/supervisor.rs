@@ -2,7 +2,9 @@
 //! The child is this very test binary, started again with `serve` arguments.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use sigil_launcher::socket::connect;
 use sigil_launcher::supervisor::{Settings, run};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::process::Command;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -91,7 +94,7 @@ impl Bench {
             me.display()
         );
         std::fs::write(at("enclave"), script).unwrap();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        let mode = Permissions::from_mode(0o755);
         std::fs::set_permissions(at("enclave"), mode).unwrap();
         let settings = Settings {
             enclave: at("enclave"),
@@ -204,7 +207,7 @@ async fn another_process_at_the_address_is_not_claimed() {
 fn sleeper(folder: &Path) -> PathBuf {
     let path = folder.join("sleeper");
     std::fs::write(&path, "#!/bin/sh\nexec tail -f /dev/null\n").unwrap();
-    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
     path
 }
 
@@ -217,4 +220,34 @@ async fn stopping_ends_the_enclave() {
     bench.stop().await;
     closes(&mut open).await;
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
+}
+
+/// The kernel gives the files of `/proc` about a process that must not be dumped to root. It lists
+/// the launcher's enclave there all the same.
+#[tokio::test]
+async fn the_launcher_leaves_no_core_file_and_its_user_cannot_read_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+    std::fs::copy(env!("CARGO_BIN_EXE_sigil-launcher"), at("launcher")).unwrap();
+    let squatter = UnixListener::bind(at("enclave.sock")).unwrap();
+    std::fs::set_permissions(at("enclave.sock"), Permissions::from_mode(0o777)).unwrap();
+    let mut command = Command::new(at("launcher"));
+    if std::fs::metadata(folder.path()).unwrap().uid() == 0 {
+        command.uid(65_532).gid(65_532);
+    }
+    command.arg("process").arg("--enclave").arg(sleeper(folder.path()));
+    command.arg("--pins").arg(at("pins.cbor")).arg("--handoff").arg(at("handoff.sock"));
+    command.arg("--listen").arg(format!("unix:{}", at("enclave.sock").display()));
+    let mut launcher = command.kill_on_drop(true).spawn().unwrap();
+    let proc = Path::new("/proc").join(launcher.id().unwrap().to_string());
+    let (_enclave_runs, _) = timeout(DEADLINE, squatter.accept()).await.unwrap().unwrap();
+    let children = proc.join(format!("task/{}/children", launcher.id().unwrap()));
+    assert!(!std::fs::read_to_string(children).unwrap().is_empty());
+    assert_eq!(std::fs::metadata(proc.join("limits")).unwrap().uid(), 0);
+    let limits = std::fs::read_to_string(proc.join("limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    let words: Vec<_> = core.split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"], "soft and hard limit");
+    launcher.kill().await.unwrap();
 }

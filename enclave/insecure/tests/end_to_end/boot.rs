@@ -1,6 +1,9 @@
 //! What does not boot, and the process as a developer starts it.
 
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -106,10 +109,17 @@ async fn a_random_source_that_changes_stops_new_keys() {
     assert!(created.blob.is_empty());
 }
 
-fn serve(pins: &Pins, folder: &std::path::Path) -> Child {
-    let file = folder.join("pins.cbor");
+/// The executable as a developer starts it, or as the user of a pod.
+fn serve(pins: &Pins, folder: &Path, user: Option<u32>) -> Child {
+    let (file, executable) = (folder.join("pins.cbor"), folder.join("enclave"));
     std::fs::write(&file, pins.encode().unwrap()).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_sigil-enclave-insecure"))
+    std::fs::copy(env!("CARGO_BIN_EXE_sigil-enclave-insecure"), &executable).unwrap();
+    std::fs::set_permissions(folder, Permissions::from_mode(0o777)).unwrap();
+    let mut command = Command::new(executable);
+    if let Some(user) = user {
+        command.uid(user).gid(user);
+    }
+    command
         .args(["serve", "--workers", "1", "--pins"])
         .arg(file)
         .arg("--listen")
@@ -121,13 +131,17 @@ fn serve(pins: &Pins, folder: &std::path::Path) -> Child {
         .unwrap()
 }
 
+/// The line by which the process says that it listens.
+async fn listens(child: &mut Child) -> String {
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap()
+}
+
 #[tokio::test]
 async fn the_process_says_when_it_listens_and_can_be_claimed() {
     let folder = tempfile::tempdir().unwrap();
-    let mut child = serve(&test_pins(), folder.path());
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
-    let line = line.unwrap();
+    let mut child = serve(&test_pins(), folder.path(), None);
+    let line = listens(&mut child).await;
     let mut stream = UnixStream::connect(folder.path().join("e.sock")).await.unwrap();
     let (accepted, _) = claim(&mut stream).await.unwrap();
     let boot = format!("boot {} listens on unix:", accepted.hello.boot_id);
@@ -135,11 +149,28 @@ async fn the_process_says_when_it_listens_and_can_be_claimed() {
     child.kill().await.unwrap();
 }
 
+/// It measures its own executable all the same. The kernel gives the files of `/proc` about a
+/// process that must not be dumped to root.
+#[tokio::test]
+async fn the_process_leaves_no_core_file_and_its_user_cannot_read_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let we_are_root = std::fs::metadata(folder.path()).unwrap().uid() == 0;
+    let mut child = serve(&test_pins(), folder.path(), we_are_root.then_some(65_532));
+    assert!(listens(&mut child).await.contains("listens on unix:"));
+    let limits = Path::new("/proc").join(child.id().unwrap().to_string()).join("limits");
+    assert_eq!(std::fs::metadata(&limits).unwrap().uid(), 0);
+    let limits = std::fs::read_to_string(limits).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    let words: Vec<_> = core.split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"], "soft and hard limit");
+    child.kill().await.unwrap();
+}
+
 #[tokio::test]
 async fn the_process_refuses_production_pins_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let pins = Pins { insecure: false, ..test_pins() };
-    let child = serve(&pins, folder.path());
+    let child = serve(&pins, folder.path(), None);
     let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
     assert!(!output.status.success() && output.stdout.is_empty());
     let stderr = String::from_utf8(output.stderr).unwrap();
