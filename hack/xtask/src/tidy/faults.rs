@@ -51,7 +51,6 @@ fn findings(text: &str, sources: &BTreeMap<&str, String>, callers: &str) -> Vec<
         let at = format!("{FAULTS}:{}: {clause}", number + 1);
         for proof in proofs(proof) {
             match proof {
-                Proof::Later => {}
                 Proof::Nothing => findings.push(format!("{at}: no test and no `{LATER}`")),
                 Proof::Script(file) if !sources.contains_key(file) => {
                     findings.push(format!("{at}: {file} is not there"));
@@ -59,7 +58,7 @@ fn findings(text: &str, sources: &BTreeMap<&str, String>, callers: &str) -> Vec<
                 Proof::Script(file) if !callers.contains(file) => {
                     findings.push(format!("{at}: no make target calls {file}"));
                 }
-                Proof::Script(_) => {}
+                Proof::Later | Proof::Script(_) => {}
                 Proof::Test { file, name } => match sources.get(file).map(|s| state(s, name)) {
                     Some(TestState::Runs) => {}
                     Some(TestState::Ignored) => findings.push(format!("{at}: {name} is ignored")),
