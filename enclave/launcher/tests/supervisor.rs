@@ -206,7 +206,7 @@ async fn another_process_at_the_address_is_not_claimed() {
 
 fn sleeper(folder: &Path) -> PathBuf {
     let path = folder.join("sleeper");
-    std::fs::write(&path, "#!/bin/sh\nexec tail -f /dev/null\n").unwrap();
+    std::fs::write(&path, "#!/bin/sh\n: >\"${0%/*}/started\"\nexec tail -f /dev/null\n").unwrap();
     std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
     path
 }
@@ -230,8 +230,6 @@ async fn the_launcher_leaves_no_core_file_and_its_user_cannot_read_it() {
     let at = |name: &str| folder.path().join(name);
     std::fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
     std::fs::copy(env!("CARGO_BIN_EXE_sigil-launcher"), at("launcher")).unwrap();
-    let squatter = UnixListener::bind(at("enclave.sock")).unwrap();
-    std::fs::set_permissions(at("enclave.sock"), Permissions::from_mode(0o777)).unwrap();
     let mut command = Command::new(at("launcher"));
     if std::fs::metadata(folder.path()).unwrap().uid() == 0 {
         command.uid(65_532).gid(65_532);
@@ -241,7 +239,12 @@ async fn the_launcher_leaves_no_core_file_and_its_user_cannot_read_it() {
     command.arg("--listen").arg(format!("unix:{}", at("enclave.sock").display()));
     let mut launcher = command.kill_on_drop(true).spawn().unwrap();
     let proc = Path::new("/proc").join(launcher.id().unwrap().to_string());
-    let (_enclave_runs, _) = timeout(DEADLINE, squatter.accept()).await.unwrap().unwrap();
+    let started = async {
+        while !at("started").exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, started).await.expect("an enclave");
     let children = proc.join(format!("task/{}/children", launcher.id().unwrap()));
     assert!(!std::fs::read_to_string(children).unwrap().is_empty());
     assert_eq!(std::fs::metadata(proc.join("limits")).unwrap().uid(), 0);
