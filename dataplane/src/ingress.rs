@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ::http::{Request, Response};
@@ -12,8 +13,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::Service;
 
 use crate::app::App;
@@ -22,6 +24,7 @@ use crate::error::Error;
 use crate::metrics::Method;
 use crate::v1::signer_service_server::SignerServiceServer;
 
+mod caller;
 mod contract;
 mod grpc;
 mod http;
@@ -31,7 +34,10 @@ mod request_id;
 
 use listener::Listener;
 
-/// Time a client has for the head of a request.
+/// Connections at once of one worker. Applications keep a few each; a thousand of them, with a file and
+/// some 16 KiB of buffers apiece, leave the process room for everything else.
+const CONNECTIONS_MAX: usize = 1_024;
+/// Time a client has for the head of a request; for the first one it counts from the accept.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
 /// Bytes of a request's head; ours need a few hundred.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -40,6 +46,9 @@ const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
 /// Row S2a, towards applications too.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection without a request for this long (at most twice) is closed: clients dial again, while
+/// connections that were forgotten would take the places of others.
+const IDLE_TIME_MAX: Duration = Duration::from_mins(5);
 /// Time that requests in flight have when the process ends.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -50,14 +59,29 @@ pub(crate) struct Ingress {
     pub(crate) app: Arc<App>,
     pub(crate) limits: Limits,
     grpc: SignerServiceServer<grpc::Face>,
+    places: Arc<Semaphore>,
 }
+
+/// When the head of a request was read; its deadline counts from there on both faces.
+#[derive(Clone, Copy, Debug)]
+struct Started(Instant);
+
+/// Requests of one connection.
+#[derive(Debug, Default)]
+struct Requests {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+/// Counts a request as ended when dropped.
+struct Begun<'a>(&'a Requests);
 
 impl Ingress {
     /// Both faces over one application.
     pub(crate) fn new(app: Arc<App>, limits: Limits) -> Self {
         let face = grpc::Face { app: Arc::clone(&app), limits: limits.clone() };
         let grpc = SignerServiceServer::new(face).max_decoding_message_size(limits.body_bytes_max);
-        Self { app, limits, grpc }
+        Self { app, limits, grpc, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
     }
 
     /// Serves `listener` until `stop`, then lets requests in flight end.
@@ -66,18 +90,28 @@ impl Ingress {
         listener: Listener,
         mut stop: watch::Receiver<bool>,
     ) {
+        let over_tcp = matches!(listener, Listener::Tcp(_));
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok(stream) => {
-                        let this = Arc::clone(&self);
-                        connections.spawn(this.connection(stream, stop.clone()));
+                        // Closed at once when all places are taken: a client that waits in vain
+                        // could not tell this from a dead process.
+                        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+                            self.app.metrics.connections_refused.inc();
+                            continue;
+                        };
+                        let work = Arc::clone(&self).connection(stream, over_tcp, stop.clone());
+                        connections.spawn(async move {
+                            work.await;
+                            drop(place);
+                        });
                     }
                     Err(error) => {
                         // Out of descriptors, mostly: the connections that end free some.
                         tracing::warn!(%error, "accept failed");
-                        tokio::time::sleep(Duration::from_millis(10)).await;
+                        sleep(Duration::from_millis(10)).await;
                     }
                 },
                 Some(_) = connections.join_next() => {}
@@ -85,7 +119,7 @@ impl Ingress {
             }
         }
         let drained = async { while connections.join_next().await.is_some() {} };
-        if tokio::time::timeout(DRAIN_TIME_MAX, drained).await.is_err() {
+        if timeout(DRAIN_TIME_MAX, drained).await.is_err() {
             tracing::warn!("requests were still in flight at the end");
         }
     }
@@ -93,6 +127,7 @@ impl Ingress {
     async fn connection(
         self: Arc<Self>,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        over_tcp: bool,
         mut stop: watch::Receiver<bool>,
     ) {
         let mut builder = Builder::new(TokioExecutor::new());
@@ -109,9 +144,14 @@ impl Ingress {
             .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+        let requests = Arc::new(Requests::default());
+        let counted = Arc::clone(&requests);
         let service = service_fn(move |request| {
-            let this = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(this.dispatch(request).await) }
+            let (this, counted) = (Arc::clone(&self), Arc::clone(&counted));
+            async move {
+                let _begun = counted.begin();
+                Ok::<_, Infallible>(this.dispatch(request, over_tcp).await)
+            }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
@@ -121,25 +161,75 @@ impl Ingress {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
+            () = requests.until_idle() => {
+                if requests.begun.load(Ordering::Relaxed) == 0 {
+                    tracing::debug!("a client sent no request; closed");
+                    return;
+                }
+                connection.as_mut().graceful_shutdown();
+                // A client that does not read could hold up the last bytes for ever.
+                timeout(DRAIN_TIME_MAX, connection).await.unwrap_or(Ok(()))
+            }
         };
         if let Err(error) = result {
             tracing::debug!(error, "client connection ended");
         }
     }
 
-    async fn dispatch(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn dispatch(&self, mut request: Request<Incoming>, over_tcp: bool) -> Response<Body> {
+        let started = Started(Instant::now());
         let is_grpc = request
             .headers()
             .get(::http::header::CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        if is_grpc {
-            // tonic's services are always ready.
-            match self.grpc.clone().call(request).await {
-                Ok(response) => return grpc::in_our_words(response).map(Either::Right),
-                Err(never) => match never {},
-            }
+        if !is_grpc {
+            return self::http::handle(self, request, over_tcp, started).await.map(Either::Left);
         }
-        self::http::handle(self, request).await.map(Either::Left)
+        let call = grpc::Call::of(&request, started);
+        if let Err(error) = caller::check(&request, over_tcp) {
+            return call.refused(&self.app, &error).map(Either::Right);
+        }
+        request.extensions_mut().insert(started);
+        // tonic reads the whole message before it calls the service, whose own limit ends at the same
+        // time and is looked at first. tonic's services are always ready.
+        let answered = self.grpc.clone().call(request);
+        match timeout_at(started.0 + self.limits.request_timeout(), answered).await {
+            Ok(Ok(response)) => grpc::in_our_words(response).map(Either::Right),
+            Ok(Err(never)) => match never {},
+            Err(_) => call.refused(&self.app, &Error::deadline()).map(Either::Right),
+        }
+    }
+}
+
+// === impl Requests ===
+
+impl Requests {
+    fn begin(&self) -> Begun<'_> {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Begun(self)
+    }
+
+    /// Ends when the first request or the next one does not come in time.
+    async fn until_idle(&self) {
+        let mut seen = 0;
+        let mut limit = HEAD_TIME_MAX;
+        loop {
+            // Looked at now and then, not with every request: a timer would cost each of them.
+            sleep(limit).await;
+            let ended = self.ended.load(Ordering::Relaxed);
+            let begun = self.begun.load(Ordering::Relaxed);
+            if begun == seen && begun == ended {
+                return;
+            }
+            seen = begun;
+            limit = IDLE_TIME_MAX;
+        }
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -154,10 +244,10 @@ fn log(
     method: Method,
     face: &'static str,
     request_id: &str,
-    started: tokio::time::Instant,
+    started: Instant,
     error: Option<&Error>,
 ) {
-    let took_ms = started.elapsed().as_secs_f64() * 1_000.0;
+    let took_ms = whole_microseconds_as_ms(started.elapsed());
     let method = method.as_str();
     match error {
         None if method == "create" => {
@@ -178,3 +268,12 @@ fn log(
         ),
     }
 }
+
+/// Milliseconds with three decimals.
+#[allow(clippy::cast_precision_loss, reason = "exact up to 285 years")]
+fn whole_microseconds_as_ms(took: Duration) -> f64 {
+    took.as_micros() as f64 / 1_000.0
+}
+
+#[cfg(test)]
+mod tests;

@@ -76,6 +76,8 @@ pub(crate) struct Metrics {
     pub(crate) stream_resets: Counter,
     /// Requests that found no connection or a full queue.
     pub(crate) pool_exhausted: Counter,
+    /// Clients' connections that found no place.
+    pub(crate) connections_refused: Counter,
     /// Requests sent again.
     pub(crate) retries: Counter,
     responses_429: Counter,
@@ -146,6 +148,7 @@ impl Metrics {
             active_conns: Gauge::default(),
             stream_resets: Counter::default(),
             pool_exhausted: Counter::default(),
+            connections_refused: Counter::default(),
             retries: Counter::default(),
             responses_429: Counter::default(),
             responses_503: Counter::default(),
@@ -184,6 +187,7 @@ impl Metrics {
         let counters = [
             ("grpc_stream_resets", "Sign streams that ended early", &self.stream_resets),
             ("pool_exhausted", "Requests without a connection", &self.pool_exhausted),
+            ("connections_refused", "Clients without a place", &self.connections_refused),
             ("retry", "Requests sent again to the enclave", &self.retries),
             ("responses_429", "Answers 429", &self.responses_429),
             ("responses_503", "Answers 503", &self.responses_503),

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 use tonic::metadata::{MetadataMap, MetadataValue};
-use tonic::{Request, Response, Status};
+use tonic::{Extensions, Request, Response, Status};
 
-use super::request_id;
+use super::{Started, request_id};
 use crate::app::{App, CreateRequest, KeyInfo, SignRequest, checked_key_id, checked_keyspace};
 use crate::config::Limits;
 use crate::error::{Code, Error};
@@ -24,20 +24,50 @@ pub(crate) struct Face {
     pub(super) limits: Limits,
 }
 
+/// A call that may end before the service is asked.
+pub(super) struct Call {
+    method: Method,
+    request_id: String,
+    started: Instant,
+}
+
+impl Call {
+    pub(super) fn of<B>(request: &http::Request<B>, started: Started) -> Self {
+        let given = request.headers().get("x-request-id").map(HeaderValue::as_bytes);
+        let method = match request.uri().path().rsplit('/').next() {
+            Some("Create") => Method::Create,
+            Some("Sign") => Method::Sign,
+            Some("GetKey") => Method::GetKey,
+            Some("ListKeys") => Method::ListKeys,
+            _ => Method::Other,
+        };
+        Self { method, request_id: request_id::accept_or_make(given), started: started.0 }
+    }
+
+    /// The answer, with the bookkeeping of [`Face::call`].
+    pub(super) fn refused(&self, app: &App, error: &Error) -> http::Response<tonic::body::Body> {
+        app.metrics.answered(self.method, error.status());
+        app.metrics.phase(self.method, Phase::Total, self.started.elapsed());
+        super::log(self.method, "grpc", &self.request_id, self.started, Some(error));
+        refuse(error, &self.request_id).into_http()
+    }
+}
+
 impl Face {
     /// Runs one call under its deadline, with the bookkeeping that every call has.
     async fn call<T>(
         &self,
         method: Method,
-        metadata: &MetadataMap,
+        (metadata, extensions): (&MetadataMap, &Extensions),
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<Response<T>, Status> {
-        let started = Instant::now();
+        let started = extensions.get().map_or_else(Instant::now, |Started(started)| *started);
         let given = metadata.get("x-request-id").map(|value| value.as_bytes().to_vec());
         let request_id = request_id::accept_or_make(given.as_deref());
         let limit = self.limits.request_timeout();
         let deadline = deadline(metadata).map_or(limit, |deadline| deadline.min(limit));
-        let result = timeout(deadline, work).await.unwrap_or_else(|_| Err(Error::deadline()));
+        let result = timeout_at(started + deadline, work).await;
+        let result = result.unwrap_or_else(|_| Err(Error::deadline()));
         let status = result.as_ref().map_or_else(Error::status, |_| 200);
         self.app.metrics.answered(method, status);
         self.app.metrics.phase(method, Phase::Total, started.elapsed());
@@ -59,7 +89,7 @@ impl SignerService for Face {
         &self,
         request: Request<v1::CreateRequest>,
     ) -> Result<Response<v1::CreateResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, extensions, message) = request.into_parts();
         let work = async {
             let request = CreateRequest::checked(
                 message.keyspace,
@@ -81,14 +111,14 @@ impl SignerService for Face {
                 }),
             })
         };
-        self.call(Method::Create, &metadata, work).await
+        self.call(Method::Create, (&metadata, &extensions), work).await
     }
 
     async fn sign(
         &self,
         request: Request<v1::SignRequest>,
     ) -> Result<Response<v1::SignResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, extensions, message) = request.into_parts();
         let work = async {
             let request = SignRequest::checked(
                 &message.key_id,
@@ -106,26 +136,26 @@ impl SignerService for Face {
                 der: signed.der.unwrap_or_default().into(),
             })
         };
-        self.call(Method::Sign, &metadata, work).await
+        self.call(Method::Sign, (&metadata, &extensions), work).await
     }
 
     async fn get_key(
         &self,
         request: Request<v1::GetKeyRequest>,
     ) -> Result<Response<v1::GetKeyResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, extensions, message) = request.into_parts();
         let work = async {
             let key = self.app.key(checked_key_id(&message.key_id)?).await?;
             Ok(v1::GetKeyResponse { key: Some(to_message(&key)) })
         };
-        self.call(Method::GetKey, &metadata, work).await
+        self.call(Method::GetKey, (&metadata, &extensions), work).await
     }
 
     async fn list_keys(
         &self,
         request: Request<v1::ListKeysRequest>,
     ) -> Result<Response<v1::ListKeysResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, extensions, message) = request.into_parts();
         let work = async {
             let keyspace = checked_keyspace(message.keyspace)?;
             let after = match message.page.as_str() {
@@ -140,7 +170,7 @@ impl SignerService for Face {
                 next_page: page.next.map(|id| id.to_string()).unwrap_or_default(),
             })
         };
-        self.call(Method::ListKeys, &metadata, work).await
+        self.call(Method::ListKeys, (&metadata, &extensions), work).await
     }
 }
 

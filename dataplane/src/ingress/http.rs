@@ -7,9 +7,9 @@ use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
 use http::{HeaderValue, Method as Verb, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
-use super::{Ingress, contract, request_id};
+use super::{Ingress, Started, caller, contract, request_id};
 use crate::app::{checked_key_id, checked_keyspace};
 use crate::error::{Code, Error};
 use crate::metrics::{Method, Phase};
@@ -27,18 +27,23 @@ enum Route<'a> {
 }
 
 /// Answers one request. Never fails: every failure is an answer.
-pub(super) async fn handle(ingress: &Ingress, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let started = Instant::now();
+pub(super) async fn handle(
+    ingress: &Ingress,
+    request: Request<Incoming>,
+    over_tcp: bool,
+    Started(started): Started,
+) -> Response<Full<Bytes>> {
     let given = request.headers().get("x-request-id").map(HeaderValue::as_bytes);
     let request_id = request_id::accept_or_make(given);
     let path = request.uri().path().to_owned();
     let route = route(&path);
     let method = route.as_ref().map_or(Method::Other, Route::method);
     let work = async {
+        caller::check(&request, over_tcp)?;
         let route = route.ok_or_else(|| no_such_path(&path))?;
         run(ingress, route, request).await
     };
-    let result = timeout(ingress.limits.request_timeout(), work).await;
+    let result = timeout_at(started + ingress.limits.request_timeout(), work).await;
     let result = result.unwrap_or_else(|_| Err(Error::deadline()));
     let status = result.as_ref().map_or_else(Error::status, |_| 200);
     let metrics = &ingress.app.metrics;

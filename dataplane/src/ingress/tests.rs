@@ -1,0 +1,182 @@
+use futures_util::stream;
+use http_body_util::{BodyExt, Empty, StreamBody};
+use hyper::body::Frame;
+use hyper::client::conn::{http1, http2};
+use sigil_attestation::{PcrAllowList, TrustRoot};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::net::UnixStream;
+
+use super::*;
+use crate::attest::{BirthVerifier, Trust};
+use crate::config::{ListenAddress, Unlock};
+use crate::metrics::Metrics;
+use crate::pool::{Boot, Pool};
+use crate::store::{EmbeddedStore, Records};
+use crate::unlock::Unlocker;
+
+/// An ingress without an enclave.
+struct Bench {
+    ingress: Arc<Ingress>,
+    stop: watch::Sender<bool>,
+    folder: tempfile::TempDir,
+    _boots: watch::Sender<Option<Arc<Boot>>>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(CONNECTIONS_MAX)
+    }
+
+    fn with(connections_max: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (boots, watched) = watch::channel(None);
+        let metrics = Arc::new(Metrics::new());
+        let store = EmbeddedStore::open(folder.path(), |_| {}).unwrap();
+        let trust = Trust { root: TrustRoot::aws(), images: PcrAllowList::default() };
+        let app = App::new(
+            Pool::start(watched, 1, Arc::clone(&metrics)),
+            Records::new(Arc::new(store)),
+            Unlocker::new(&Unlock::default(), Arc::clone(&metrics)),
+            Arc::new(BirthVerifier::new(Arc::new(trust))),
+            metrics,
+            vec!["default".to_owned()].into(),
+        );
+        let mut ingress = Ingress::new(Arc::new(app), Limits::default());
+        ingress.places = Arc::new(Semaphore::new(connections_max));
+        let stop = watch::Sender::new(false);
+        Self { ingress: Arc::new(ingress), stop, folder, _boots: boots }
+    }
+
+    /// The client's end of a connection that is served as one over TCP.
+    fn connect(&self) -> DuplexStream {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        tokio::spawn(Arc::clone(&self.ingress).connection(far, true, self.stop.subscribe()));
+        near
+    }
+
+    fn metric(&self, line: &str) -> bool {
+        self.ingress.app.metrics.encode().lines().any(|found| found == line)
+    }
+}
+
+/// Whatever is late is this late.
+const LATE: Duration = Duration::from_hours(1);
+
+/// When the other side closes.
+async fn closed(stream: &mut DuplexStream) -> Duration {
+    let started = Instant::now();
+    let mut rest = Vec::new();
+    timeout(LATE, stream.read_to_end(&mut rest)).await.expect("closed").unwrap();
+    started.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_sends_no_request_is_closed_after_ten_seconds() {
+    let bench = Bench::new();
+    // Nothing; a part of what tells the versions apart; HTTP/2 without a request.
+    for sent in ["", "PRI * HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET / HTTP/1.1\r\n"] {
+        let mut stream = bench.connect();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let took = closed(&mut stream).await;
+        assert!(took.abs_diff(HEAD_TIME_MAX) < Duration::from_millis(10), "{sent:?}: {took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_http2_connection_is_closed_and_a_used_one_is_not() {
+    let bench = Bench::new();
+    let io = TokioIo::new(bench.connect());
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let driver = tokio::spawn(connection);
+    for _ in 0..20 {
+        let request = Request::get("http://localhost/openapi.json").body(Empty::<Bytes>::new());
+        let answer = sender.send_request(request.unwrap()).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        tokio::time::advance(IDLE_TIME_MAX / 2).await;
+    }
+    let idle = Instant::now();
+    timeout(LATE, driver).await.expect("closed").unwrap().unwrap();
+    assert!(idle.elapsed() <= IDLE_TIME_MAX * 2, "{:?}", idle.elapsed());
+    assert!(sender.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grpc_message_that_does_not_come_ends_with_the_deadline() {
+    let bench = Bench::new();
+    let io = TokioIo::new(bench.connect());
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let never = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
+    let request = Request::post("http://localhost/signer.v1.SignerService/Sign")
+        .header("content-type", "application/grpc")
+        .header("x-request-id", "mine-1")
+        .body(never)
+        .unwrap();
+    let started = Instant::now();
+    let answer = timeout(LATE, sender.send_request(request)).await.expect("answered").unwrap();
+    assert_eq!(started.elapsed().as_secs(), bench.ingress.limits.request_timeout().as_secs());
+    assert_eq!(answer.headers()["grpc-status"], "4");
+    assert_eq!(answer.headers()["sigil-code"], "DEADLINE_EXCEEDED");
+    assert_eq!(answer.headers()["x-request-id"], "mine-1");
+    assert!(bench.metric(r#"http_grpc_requests_total{method="sign",code="5xx"} 1"#));
+}
+
+#[tokio::test]
+async fn a_web_page_is_refused_on_both_faces_and_curl_is_not() {
+    let bench = Bench::new();
+    let io = TokioIo::new(bench.connect());
+    let (mut sender, connection) = http1::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    let mut post = async |path: &str, headers: [(&'static str, &str); 2]| {
+        let mut request = Request::post(path).body(Full::new(Bytes::from_static(b"{}"))).unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+        let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+        (head, String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())
+    };
+    let origin = ("origin", "https://page.example");
+    for (name, value) in [origin, ("content-type", "application/json")] {
+        let host = if name == "origin" { "localhost:8080" } else { "page.example" };
+        let (head, body) = post("/create", [("host", host), (name, value)]).await;
+        assert_eq!(head.status, 403);
+        assert!(body.contains("PERMISSION_DENIED"), "{body}");
+    }
+    let grpc = ("content-type", "application/grpc");
+    let path = "/signer.v1.SignerService/Create";
+    let (head, _) = post(path, [("host", "page.example"), grpc]).await;
+    assert_eq!(head.headers["grpc-status"], "7");
+    assert_eq!(head.headers["sigil-code"], "PERMISSION_DENIED");
+    // What curl sends with -d; there is no enclave here.
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    let (head, body) = post("/create", [("host", "localhost:8080"), form]).await;
+    assert_eq!(head.status, 503, "{body}");
+    assert!(body.contains("ENCLAVE_UNAVAILABLE"), "{body}");
+}
+
+#[tokio::test]
+async fn a_connection_over_the_bound_is_closed_at_once_and_counted() {
+    let bench = Bench::with(1);
+    let path = bench.folder.path().join("public.sock");
+    let (mut bound, _) = listener::bind_all(&ListenAddress::Unix(path.clone()), 1).unwrap();
+    let listener = bound.pop().unwrap().listen().unwrap();
+    tokio::spawn(Arc::clone(&bench.ingress).serve(listener, bench.stop.subscribe()));
+    let ask = async |stream: UnixStream| {
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::get("/openapi.json").header("host", "localhost");
+        let answer = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await;
+        (answer.map(|answer| answer.status().as_u16()).ok(), sender)
+    };
+    let (first, open) = ask(UnixStream::connect(&path).await.unwrap()).await;
+    assert_eq!(first, Some(200));
+    let mut second = UnixStream::connect(&path).await.unwrap();
+    assert_eq!(timeout(LATE, second.read(&mut [0])).await.expect("closed").unwrap(), 0);
+    assert!(bench.metric("connections_refused_total 1"));
+    drop(open);
+    // The place is free once the server has seen the end of the first.
+    while bench.ingress.places.available_permits() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ask(UnixStream::connect(&path).await.unwrap()).await.0, Some(200));
+}
