@@ -96,12 +96,7 @@ impl Attester {
         };
         let peer = stream.peer_cred()?.uid();
         let own = rustix::process::geteuid().as_raw();
-        if peer != own {
-            return Err(std::io::Error::new(
-                std::io::ErrorKind::PermissionDenied,
-                format!("the launcher's socket belongs to uid {peer}, not {own}"),
-            ));
-        }
+        same_user(peer, own)?;
         let handoff = timeout(HANDOFF_TIME_MAX, Handoff::read(&mut stream))
             .await
             .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
@@ -204,6 +199,18 @@ impl Attester {
     }
 }
 
+/// The launcher runs as the user of this process. Anybody in the network namespace may take an
+/// abstract socket's name, root too; who listens there is not the launcher for that.
+fn same_user(peer: u32, own: u32) -> std::io::Result<()> {
+    if peer == own {
+        return Ok(());
+    }
+    Err(std::io::Error::new(
+        std::io::ErrorKind::PermissionDenied,
+        format!("the launcher's socket belongs to uid {peer}, not {own}"),
+    ))
+}
+
 struct CheckedBoot {
     boot: Boot,
     trusted: bool,
@@ -249,5 +256,23 @@ fn enclave_ok(code: i32) -> Result<(), AttestError> {
         Ok(ErrorCode::Ok) => Ok(()),
         Ok(code) => Err(AttestError::Enclave(code.as_str_name())),
         Err(_) => Err(AttestError::Enclave("an unknown error")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_launcher_of_another_user_is_refused() {
+        for uid in [0, 1_000, u32::MAX] {
+            assert!(same_user(uid, uid).is_ok());
+        }
+        for (peer, own) in [(0, 1_000), (1_000, 0), (1_000, 1_001)] {
+            let error = same_user(peer, own).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+            let said = format!("the launcher's socket belongs to uid {peer}, not {own}");
+            assert_eq!(error.to_string(), said);
+        }
     }
 }

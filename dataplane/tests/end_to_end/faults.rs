@@ -4,7 +4,7 @@
 use devkms::FaultMode;
 use serde_json::json;
 
-use crate::support::{Bench, Cutter, Settings, eventually};
+use crate::support::{Bench, Cutter, Settings, eventually, listen_as};
 
 /// Few attempts and short waits, so that every fault has its round quickly.
 const IMPATIENT: &str = "unlock: {recoveryMs: 100, attemptsMax: 1, connectTimeoutMs: 200, \
@@ -251,4 +251,30 @@ async fn a_cut_connection_is_back_within_200_ms_and_requests_go_on() {
     }
     assert!(bench.metric("grpc_stream_resets_total").await >= 5.0);
     assert_eq!(bench.status().await["running"], true, "the boot was never given up");
+}
+
+/// Everything that it hands over is genuine; who hands it over is not.
+#[tokio::test]
+async fn a_hand_off_by_another_user_is_refused_and_the_launchers_own_is_taken() {
+    const NOBODY: u32 = 65_534;
+    let mut bench = Bench::without_dataplane(&Settings { cable: true, ..Settings::default() });
+    let (launcher, handoff) = (bench.path("handoff.sock"), bench.path("cable-handoff.sock"));
+    let foreign = listen_as(NOBODY, &handoff);
+    let between = Cutter::start_on(foreign, &launcher, &bench.path("")).await;
+    bench.start_dataplane(&[]).await;
+    eventually("the refusal", async || {
+        let log = std::fs::read_to_string(bench.path("dataplane.log")).unwrap();
+        log.contains("the launcher's socket belongs to uid 65534, not ").then_some(())
+    })
+    .await;
+    let answer = bench.post("/create", &json!({})).await.unwrap();
+    assert_eq!(answer.text("code"), "ENCLAVE_UNAVAILABLE");
+    assert_eq!(bench.status().await["running"], false);
+    assert!(between.accepted().is_empty(), "its enclave was never called");
+
+    drop(between);
+    std::fs::remove_file(&handoff).unwrap();
+    let _own = Cutter::start(&launcher, &handoff, &bench.path("")).await;
+    let created = bench.create(&json!({})).await;
+    bench.assert_signs(&created).await;
 }

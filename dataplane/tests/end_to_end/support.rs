@@ -7,6 +7,7 @@ mod process;
 
 pub(crate) use bench::{Bench, Settings};
 pub(crate) use cutter::Cutter;
+pub(crate) use process::listen_as;
 
 use std::time::Duration;
 

@@ -28,6 +28,11 @@ struct Shared {
 impl Cutter {
     /// Between the launcher at `launcher` and a dataplane that looks for it at `handoff`.
     pub(crate) async fn start(launcher: &Path, handoff: &Path, folder: &Path) -> Self {
+        Self::start_on(UnixListener::bind(handoff).unwrap(), launcher, folder).await
+    }
+
+    /// The same with a listener for the dataplane that somebody opened.
+    pub(crate) async fn start_on(handoffs: UnixListener, launcher: &Path, folder: &Path) -> Self {
         let mut stream =
             eventually("the launcher", async || UnixStream::connect(launcher).await.ok()).await;
         let real = Handoff::read(&mut stream).await.unwrap();
@@ -35,8 +40,9 @@ impl Cutter {
         let cable = folder.join("cable.sock");
         let given = Handoff { address: EnclaveAddress::UnixPath(cable.clone()), ..real };
         let shared = Arc::new(Shared::default());
+        // An earlier cable's.
+        let _ = std::fs::remove_file(&cable);
         let enclaves = UnixListener::bind(cable).unwrap();
-        let handoffs = UnixListener::bind(handoff).unwrap();
         let tasks = vec![
             tokio::spawn(forward(enclaves, enclave, Arc::clone(&shared))),
             tokio::spawn(hand_on(handoffs, given)),

@@ -4,6 +4,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use rustix::net;
+use rustix::thread::set_thread_res_uid;
+
 /// A running child. Dropping it kills it with SIGKILL and waits.
 pub(crate) struct Process {
     child: Child,
@@ -68,7 +71,8 @@ impl Process {
         let Some(folder) = std::env::var_os("SIGIL_TEST_LOGS") else { return };
         let name = self.log.file_name().unwrap_or_default().display().to_string();
         let kept = Path::new(&folder).join(format!("{}-{}-{name}", std::process::id(), self.id()));
-        std::fs::copy(&self.log, &kept).unwrap_or_else(|error| panic!("{}: {error}", kept.display()));
+        std::fs::copy(&self.log, &kept)
+            .unwrap_or_else(|error| panic!("{}: {error}", kept.display()));
     }
 }
 
@@ -83,6 +87,24 @@ impl Drop for Process {
             eprintln!("--- end of {}\n{}", self.log.display(), tail.join("\n"));
         }
     }
+}
+
+/// Listens at `path` as another user. A socket belongs to whoever calls `listen`, and on Linux each
+/// thread has a user of its own.
+pub(crate) fn listen_as(uid: u32, path: &Path) -> tokio::net::UnixListener {
+    let socket = net::socket(net::AddressFamily::UNIX, net::SocketType::STREAM, None).unwrap();
+    net::bind(&socket, &net::SocketAddrUnix::new(path).unwrap()).unwrap();
+    let listening = std::thread::spawn(move || {
+        let user = rustix::process::Uid::from_raw(uid);
+        set_thread_res_uid(user, user, user).unwrap_or_else(|error| {
+            panic!("this test acts as two users and needs root, as in `sudo -E make test`: {error}")
+        });
+        net::listen(&socket, 16).unwrap();
+        std::os::unix::net::UnixListener::from(socket)
+    });
+    let listener = listening.join().expect("a listener of another user; see above");
+    listener.set_nonblocking(true).unwrap();
+    tokio::net::UnixListener::from_std(listener).unwrap()
 }
 
 /// A binary of the workspace, beside the test's own executable.
