@@ -1,10 +1,11 @@
 //! Byte streams to an enclave: vsock, or a unix socket in development.
 
 use std::io;
-use std::os::linux::net::SocketAddrExt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use sigil_enclave_protocol::EnclaveAddress;
 use sigil_enclave_protocol::bounds::VSOCK_WRITE_BYTES_MAX;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -24,19 +25,29 @@ impl EnclaveStream {
             EnclaveAddress::Vsock { cid, port } => {
                 VsockStream::connect(VsockAddr::new(*cid, *port)).await.map(Self::Vsock)
             }
-            EnclaveAddress::UnixPath(path) => UnixStream::connect(path).await.map(Self::Unix),
+            EnclaveAddress::UnixPath(path) => {
+                connect_now(&SocketAddrUnix::new(path.as_path())?).map(Self::Unix)
+            }
             EnclaveAddress::UnixAbstract(name) => connect_abstract(name).map(Self::Unix),
         }
     }
 }
 
-/// Connects to an abstract unix socket. Such a connect never waits: it is accepted into the
-/// listener's queue or refused.
+/// Connects to an abstract unix socket.
 pub(crate) fn connect_abstract(name: &str) -> io::Result<UnixStream> {
-    let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
-    let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
+    connect_now(&SocketAddrUnix::new_abstract_name(name.as_bytes())?)
+}
+
+/// Accepted into the listener's queue, or refused. A blocking connect would wait, thread and all, while
+/// the queue is full, as that of a stopped process is; there is nothing to poll for either.
+fn connect_now(address: &SocketAddrUnix) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, address).map_err(|error| match error {
+        Errno::AGAIN => io::Error::new(io::ErrorKind::ConnectionRefused, "its queue is full"),
+        error => error.into(),
+    })?;
+    UnixStream::from_std(socket.into())
 }
 
 impl AsyncRead for EnclaveStream {
@@ -78,6 +89,42 @@ impl AsyncWrite for EnclaveStream {
         match self.get_mut() {
             Self::Vsock(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{bind, listen};
+
+    #[tokio::test]
+    async fn a_listener_that_accepts_nothing_refuses_and_never_blocks() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("enclave.sock");
+        let name = format!("sigil-test-full-{}", std::process::id());
+        for (bound, address) in [
+            (SocketAddrUnix::new(&path).unwrap(), EnclaveAddress::UnixPath(path.clone())),
+            (
+                SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap(),
+                EnclaveAddress::UnixAbstract(name.clone()),
+            ),
+        ] {
+            let flags = SocketFlags::CLOEXEC;
+            let listener =
+                socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+            bind(&listener, &bound).unwrap();
+            listen(&listener, 1).unwrap();
+            let mut waiting = Vec::new();
+            let refused = loop {
+                match EnclaveStream::connect(&address).await {
+                    Ok(stream) => waiting.push(stream),
+                    Err(error) => break error,
+                }
+                assert!(waiting.len() < 8, "the queue of 1 never fills");
+            };
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+            assert!(!waiting.is_empty());
         }
     }
 }

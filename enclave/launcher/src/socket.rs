@@ -3,10 +3,11 @@
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{SocketAddr, UnixListener as StdListener, UnixStream as StdStream};
+use std::os::unix::net::{SocketAddr, UnixListener as StdListener};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use sigil_enclave_protocol::EnclaveAddress;
 use tokio::net::{UnixListener, UnixStream};
 
@@ -59,13 +60,11 @@ impl SocketName {
 /// Connects to an enclave that is a process of this machine.
 ///
 /// # Errors
-/// Nobody listens there, or the address is one of vsock.
+/// Nobody listens there, the listener's queue is full (`WouldBlock`), or the address is one of vsock.
 pub fn connect(address: &EnclaveAddress) -> io::Result<UnixStream> {
-    let stream = match address {
-        EnclaveAddress::UnixAbstract(name) => {
-            StdStream::connect_addr(&SocketAddr::from_abstract_name(name)?)?
-        }
-        EnclaveAddress::UnixPath(path) => StdStream::connect(path)?,
+    let address = match address {
+        EnclaveAddress::UnixAbstract(name) => SocketAddrUnix::new_abstract_name(name.as_bytes())?,
+        EnclaveAddress::UnixPath(path) => SocketAddrUnix::new(path.as_path())?,
         EnclaveAddress::Vsock { .. } => {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
@@ -73,6 +72,35 @@ pub fn connect(address: &EnclaveAddress) -> io::Result<UnixStream> {
             ));
         }
     };
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
+    // A blocking connect would wait while the listener's queue is full; this one is refused then.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &address)?;
+    UnixStream::from_std(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{bind, listen};
+
+    #[tokio::test]
+    async fn a_full_queue_is_an_error_and_never_a_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("enclave.sock");
+        let flags = SocketFlags::CLOEXEC;
+        let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        listen(&listener, 1).unwrap();
+        let address = EnclaveAddress::UnixPath(path);
+        let mut waiting = Vec::new();
+        let full = loop {
+            match connect(&address) {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+            assert!(waiting.len() < 8, "the queue of 1 never fills");
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+    }
 }
