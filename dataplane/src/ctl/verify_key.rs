@@ -89,6 +89,9 @@ type Checked<T> = Result<T, Refused>;
 
 /// Prints the report as JSON; the exit status says whether the key is good.
 pub(super) fn run(args: &Args) -> ExitCode {
+    if let Some(warning) = warning(args) {
+        eprintln!("{warning}");
+    }
     match check(args) {
         Ok(report) => print(&format!("{report:#}\n"), ExitCode::SUCCESS),
         Err(Refused { name, detail }) => {
@@ -98,6 +101,12 @@ pub(super) fn run(args: &Args) -> ExitCode {
             print(&format!("{report:#}\n"), ExitCode::FAILURE)
         }
     }
+}
+
+fn warning(args: &Args) -> Option<&'static str> {
+    args.challenge.is_none().then_some(
+        "warning: no --challenge given: an answer that was recorded earlier would be accepted too",
+    )
 }
 
 fn check(args: &Args) -> Checked<Value> {
@@ -124,6 +133,12 @@ fn check(args: &Args) -> Checked<Value> {
         same("publicKey", *public_key == const_hex::encode(statement.public_key))?;
     }
     expected(args, &statement)?;
+    if statement.policy_hash != sha256(b"") {
+        return refused(
+            "policy",
+            "the key has a policy, and this version knows none to judge it by",
+        );
+    }
     images.check_app(&document, &statement)?;
     if !args.allow_other_birth {
         images.check_birth(&statement)?;

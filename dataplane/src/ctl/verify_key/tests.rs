@@ -232,3 +232,16 @@ fn a_public_key_that_is_no_point_is_refused() {
     bench.statement.public_key[1..].fill(0xff);
     assert_eq!(bench.check(&bench.signed()), Err("public-key"));
 }
+
+#[test]
+fn a_policy_is_refused_and_a_missing_challenge_is_warned_about() {
+    let mut bench = Bench::new();
+    assert_eq!(warning(&bench.args()), None);
+    let without = Args { challenge: None, ..bench.args() };
+    assert!(warning(&without).unwrap().contains("--challenge"));
+    bench.statement.policy_hash = sha256(b"\x01\x00\x00");
+    for lenient in [false, true] {
+        let args = Args { allow_other_birth: lenient, ..bench.args() };
+        assert_eq!(Bench::check_with(&bench.created(), &args), Err("policy"));
+    }
+}
