@@ -4,10 +4,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use sigil_dataplane::config::{self, Config};
 use sigil_dataplane::ctl::Command as CtlCommand;
 use sigil_dataplane::serve::Server;
 use tracing_subscriber::EnvFilter;
+
+/// What is logged unless `SIGIL_LOG` says otherwise. The credentials chain tells of every step at
+/// `info`.
+const LOG_FILTER: &str = "info,aws_config=warn,aws_smithy_runtime=warn";
 
 /// Exit status of a process whose configuration is wrong (`EX_USAGE` of sysexits.h).
 const EXIT_CONFIG: u8 = 64;
@@ -38,11 +43,23 @@ struct ConfigArgs {
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = forbid_dumps() {
+        eprintln!("core dumps cannot be forbidden: {error}");
+        return ExitCode::FAILURE;
+    }
     match Cli::parse().command {
         Command::Serve(args) => with_config(&args, serve),
         Command::CheckConfig(args) => with_config(&args, |_| ExitCode::SUCCESS),
         Command::Ctl(command) => sigil_dataplane::ctl::run(command),
     }
+}
+
+/// The process holds AWS credentials and the enclave's claim token: no core file may hold them, and no
+/// other process of the same user may read its memory.
+fn forbid_dumps() -> rustix::io::Result<()> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none)?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
 }
 
 fn with_config(args: &ConfigArgs, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {
@@ -74,7 +91,8 @@ fn abort_on_panic() {
 
 fn serve(config: Config) -> ExitCode {
     abort_on_panic();
-    let filter = EnvFilter::try_from_env("SIGIL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter =
+        EnvFilter::try_from_env("SIGIL_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
     tracing_subscriber::fmt()
         .json()
         .flatten_event(true)
@@ -93,4 +111,24 @@ fn serve(config: Config) -> ExitCode {
     tracing::info!("stopping");
     server.stop();
     ExitCode::SUCCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{dumpable_behavior, getrlimit};
+
+    use super::*;
+
+    #[test]
+    fn neither_a_core_file_nor_another_process_gets_the_memory() {
+        forbid_dumps().unwrap();
+        let core = getrlimit(Resource::Core);
+        assert_eq!((core.current, core.maximum), (Some(0), Some(0)));
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+    }
+
+    #[test]
+    fn the_default_filter_parses() {
+        assert_eq!(LOG_FILTER.parse::<EnvFilter>().unwrap().to_string().matches("warn").count(), 2);
+    }
 }

@@ -180,6 +180,9 @@ async fn probes_metrics_and_status_say_what_is() {
     let bench = Bench::start().await;
     bench.create(&json!({})).await;
     assert_eq!(bench.admin("GET", "/readyz").await.unwrap().status, 200);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", bench.dataplane.id())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
     let status = crate::support::eventually("test signature", async || {
         let status = bench.status().await;
         let tested = |name: &str| status["keyspaces"][name]["testSignatureMs"].is_number();
