@@ -78,6 +78,8 @@ pub(crate) struct Metrics {
     pub(crate) pool_exhausted: Counter,
     /// Clients' connections that found no place.
     pub(crate) connections_refused: Counter,
+    /// Rows of the store that lists left out because they do not decode.
+    pub(crate) rows_skipped: Counter,
     /// Requests sent again.
     pub(crate) retries: Counter,
     responses_429: Counter,
@@ -149,6 +151,7 @@ impl Metrics {
             stream_resets: Counter::default(),
             pool_exhausted: Counter::default(),
             connections_refused: Counter::default(),
+            rows_skipped: Counter::default(),
             retries: Counter::default(),
             responses_429: Counter::default(),
             responses_503: Counter::default(),
@@ -188,6 +191,7 @@ impl Metrics {
             ("grpc_stream_resets", "Sign streams that ended early", &self.stream_resets),
             ("pool_exhausted", "Requests without a connection", &self.pool_exhausted),
             ("connections_refused", "Clients without a place", &self.connections_refused),
+            ("store_rows_skipped", "Damaged rows that lists left out", &self.rows_skipped),
             ("retry", "Requests sent again to the enclave", &self.retries),
             ("responses_429", "Answers 429", &self.responses_429),
             ("responses_503", "Answers 503", &self.responses_503),

@@ -74,7 +74,7 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let shared = Arc::new(Shared {
             boots,
-            records: Records::new(Arc::new(store)),
+            records: Records::new(Arc::new(store)).counting(metrics.rows_skipped.clone()),
             unlocker: Unlocker::new(&config.unlock, Arc::clone(&metrics)),
             births: Arc::new(BirthVerifier::new(Arc::clone(&trust))),
             metrics: Arc::clone(&metrics),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use prometheus_client::metrics::counter::Counter;
 
 mod embedded;
 mod record;
@@ -107,12 +108,20 @@ pub trait Store: Send + Sync {
 #[derive(Clone)]
 pub struct Records {
     store: Arc<dyn Store>,
+    /// Rows that lists left out because they do not decode.
+    skipped: Counter,
 }
 
 impl Records {
     /// Wraps an engine.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store }
+        Self { store, skipped: Counter::default() }
+    }
+
+    /// Counts rows that lists leave out in `skipped`.
+    #[must_use]
+    pub fn counting(self, skipped: Counter) -> Self {
+        Self { skipped, ..self }
     }
 
     /// The key's record, or `None` if it was never made here.
@@ -134,7 +143,7 @@ impl Records {
         }
     }
 
-    /// Keys of a keyspace in order of their ids.
+    /// Keys of a keyspace in order of their ids. Rows that do not decode are left out and counted.
     pub async fn keys(
         &self,
         keyspace: &str,
@@ -143,8 +152,7 @@ impl Records {
     ) -> Result<(Vec<KeyRecord>, Option<[u8; 16]>), StoreError> {
         let after = after.map(|id| Bytes::copy_from_slice(&id));
         let page = self.store.list(Table::Key, keyspace.to_owned(), after, rows_max).await?;
-        let keys =
-            page.rows.iter().map(|(id, bytes)| decode_key(id, bytes)).collect::<Result<_, _>>()?;
+        let keys = self.readable(&page, decode_key);
         Ok((keys, page.next.map(|id| fixed(&id)).transpose()?))
     }
 
@@ -165,7 +173,7 @@ impl Records {
         self.write_once(Table::Dek, row, &value).await
     }
 
-    /// One page of a keyspace's DEKs.
+    /// One page of a keyspace's DEKs. Rows that do not decode are left out and counted.
     pub async fn deks(
         &self,
         keyspace: &str,
@@ -174,8 +182,7 @@ impl Records {
     ) -> Result<(Vec<DekRecord>, Option<[u8; 16]>), StoreError> {
         let after = after.map(|id| Bytes::copy_from_slice(&id));
         let page = self.store.list(Table::Dek, keyspace.to_owned(), after, rows_max).await?;
-        let deks =
-            page.rows.iter().map(|(id, bytes)| decode_dek(id, bytes)).collect::<Result<_, _>>()?;
+        let deks = self.readable(&page, decode_dek);
         Ok((deks, page.next.map(|id| fixed(&id)).transpose()?))
     }
 
@@ -233,6 +240,23 @@ impl Records {
             value: value.clone(),
         };
         self.write_once(Table::Document, row, &value).await
+    }
+
+    /// One damaged row must not hide the others. Whoever needs it by its id is told that it is corrupt.
+    fn readable<T>(
+        &self,
+        page: &Page,
+        decode: impl Fn(&[u8], &[u8]) -> Result<T, StoreError>,
+    ) -> Vec<T> {
+        let read = |(id, bytes): &(Bytes, Bytes)| {
+            decode(id, bytes)
+                .inspect_err(|error| {
+                    self.skipped.inc();
+                    tracing::error!(id = const_hex::encode(id), %error, "a row is skipped");
+                })
+                .ok()
+        };
+        page.rows.iter().filter_map(read).collect()
     }
 
     async fn write_once(&self, table: Table, row: Row, value: &Bytes) -> Result<(), StoreError> {

@@ -87,17 +87,14 @@ impl EmbeddedStore {
         durable: impl Fn(bool) + Send + 'static,
     ) -> Result<Self, OpenError> {
         let path = directory.join(FILE);
-        prepare_directory(directory)
-            .map_err(|source| OpenError::Io { path: directory.to_owned(), source })?;
+        let io = |source| OpenError::Io { path: directory.to_owned(), source };
+        prepare_directory(directory).map_err(io)?;
         let fresh = !path.exists();
         let database = open_file(&path, true)?;
         check_format(&database, &path, fresh)?;
-        if fresh {
-            // A new name is durable only once its directory is.
-            std::fs::File::open(directory)
-                .and_then(|directory| directory.sync_all())
-                .map_err(|source| OpenError::Io { path: directory.to_owned(), source })?;
-        }
+        // A name is durable only once its directory is. One that is there already may have been left
+        // by a process that died before this line.
+        sync_directory(directory).map_err(io)?;
         let again = path.clone();
         let slot = Slot::new(database, move || reopen_file(&again));
         Self::start(slot, durable).map_err(|source| OpenError::Io { path, source })
@@ -219,13 +216,40 @@ fn list(
     Ok(page)
 }
 
+/// Makes what is missing of `directory`, and makes the names on the way to it durable: those that
+/// are there already may be as new as the ones made here.
 fn prepare_directory(directory: &Path) -> io::Result<()> {
+    let made: Vec<_> = directory
+        .ancestors()
+        .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
+        .collect();
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let mode = std::fs::metadata(directory)?.permissions().mode();
     if mode & 0o077 != 0 {
         std::fs::set_permissions(directory, Permissions::from_mode(0o700))?;
     }
-    Ok(())
+    for path in made {
+        sync_directory(parent(path))?;
+    }
+    // Our directory may be the work of a start that was cut short. Others' parents may be closed to us.
+    match sync_directory(parent(directory)) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        result => result,
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}
+
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    tests::SYNCED.with_borrow_mut(|synced| synced.push(directory.to_owned()));
+    std::fs::File::open(directory)?.sync_all()
 }
 
 /// A store that was open before must be there: nothing is made in its place.

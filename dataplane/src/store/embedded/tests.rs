@@ -7,6 +7,13 @@ use super::*;
 use crate::store::record::tests::key_record;
 use crate::store::{DekRecord, Records, record};
 
+thread_local! {
+    /// Directories whose names were made durable, in order.
+    pub(super) static SYNCED: std::cell::RefCell<Vec<PathBuf>> = const {
+        std::cell::RefCell::new(Vec::new())
+    };
+}
+
 fn open(directory: &Path) -> EmbeddedStore {
     EmbeddedStore::open(directory, |_| {}).unwrap()
 }
@@ -301,4 +308,47 @@ fn a_disk_that_was_full_costs_its_writes_and_no_restart() {
     });
     drop(store);
     assert_eq!(heard.iter().collect::<Vec<_>>(), [true, false, true]);
+}
+
+#[test]
+fn every_open_makes_the_names_on_the_way_to_the_file_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    let outer = folder.path().join("a");
+    let directory = outer.join("b");
+    let synced = || SYNCED.with_borrow_mut(std::mem::take);
+    synced();
+    drop(open(&directory));
+    let first = synced();
+    for path in [folder.path(), &outer, &directory] {
+        assert!(first.iter().any(|synced| synced == path), "{path:?} in {first:?}");
+    }
+    // The file is there: who made it may have died before its name was durable.
+    drop(open(&directory));
+    let again = synced();
+    assert!(again.contains(&directory) && again.contains(&outer), "{again:?}");
+}
+
+#[test]
+fn a_damaged_row_hides_no_other_of_its_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(directory.path()));
+    let skipped = prometheus_client::metrics::counter::Counter::default();
+    let records = Records::new(store.clone()).counting(skipped.clone());
+    run(async {
+        for id in [1, 3] {
+            records.put_key(&key_record([id; 16], "default")).await.unwrap();
+        }
+        for table in [Table::Key, Table::Dek] {
+            let key = Bytes::copy_from_slice(&[2; 16]);
+            let row = Row { keyspace: "default".to_owned(), key, value: bytes(0xff) };
+            store.put_if_absent(table, row).await.unwrap();
+        }
+        let (first, next) = records.keys("default", None, 2).await.unwrap();
+        assert_eq!((first.len(), first[0].key_id, next), (1, [1; 16], Some([2; 16])));
+        let (rest, next) = records.keys("default", next, 2).await.unwrap();
+        assert_eq!((rest.len(), rest[0].key_id, next), (1, [3; 16], None));
+        assert_eq!(records.deks("default", None, 2).await.unwrap(), (Vec::new(), None));
+        assert_eq!(skipped.get(), 2);
+        assert!(matches!(records.key([2; 16]).await, Err(StoreError::Corrupt(_))));
+    });
 }
