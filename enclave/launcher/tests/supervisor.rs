@@ -229,7 +229,10 @@ async fn the_launcher_leaves_no_core_file_and_its_user_cannot_read_it() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     std::fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
-    std::fs::copy(env!("CARGO_BIN_EXE_sigil-launcher"), at("launcher")).unwrap();
+    // Not by ourselves: a file that a fork of this process has open for writing cannot be started.
+    let copy = ["-p", env!("CARGO_BIN_EXE_sigil-launcher")];
+    let copied = Command::new("cp").args(copy).arg(at("launcher")).status().await.unwrap();
+    assert!(copied.success());
     let mut command = Command::new(at("launcher"));
     if std::fs::metadata(folder.path()).unwrap().uid() == 0 {
         command.uid(65_532).gid(65_532);
