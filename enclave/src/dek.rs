@@ -69,10 +69,10 @@ pub struct Installed {
 /// Why a DEK is not installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InstallError {
-    /// An unlocked DEK of this id has other bytes or another keyspace.
+    /// An unlocked DEK of this id has other bytes or another keyspace, and this one proves no more.
     #[error("another DEK of this id is unlocked")]
     Mismatch,
-    /// [`DEKS_MAX`] are unlocked.
+    /// [`DEKS_MAX`] are unlocked and all seal.
     #[error("too many DEKs are unlocked")]
     Full,
 }
@@ -106,6 +106,29 @@ struct Row {
     lease: Arc<Lease>,
 }
 
+impl Row {
+    fn holds(&self, dek: &Dek) -> bool {
+        let same = self.dek.secret.expose_secret().ct_eq(dek.secret.expose_secret());
+        self.dek.keyspace == dek.keyspace && bool::from(same)
+    }
+}
+
+impl Inner {
+    /// Drops the DEK that ends first among those that do not seal, until one more fits. It can be
+    /// unlocked again; keys opened under it live out their time.
+    fn make_room(&mut self) -> Result<(), InstallError> {
+        while self.rows.len() >= DEKS_MAX {
+            let open_only = self.rows.iter().filter(|(id, row)| {
+                self.sealing.get(&row.dek.keyspace).is_none_or(|sealing| sealing != *id)
+            });
+            let first = open_only.min_by_key(|(_, row)| row.lease.0.load(Ordering::Acquire));
+            let id = *first.ok_or(InstallError::Full)?.0;
+            self.rows.remove(&id);
+        }
+        Ok(())
+    }
+}
+
 /// The key check value that a birth document commits to, see `docs/formats.md`.
 pub fn key_check_value(dek: &Secret32) -> [u8; 32] {
     let mut out = [0; 32];
@@ -116,7 +139,8 @@ pub fn key_check_value(dek: &Secret32) -> [u8; 32] {
 
 impl DekTable {
     /// Puts a DEK in until `until_ms`, or extends one that is there. `current`: the store names it
-    /// as the keyspace's sealing DEK.
+    /// as the keyspace's sealing DEK. A proved DEK takes the place of an unproven one of its id:
+    /// whoever may call `kms:Encrypt` can make that one, and must not keep this one out.
     ///
     /// # Errors
     /// See [`InstallError`].
@@ -129,13 +153,18 @@ impl DekTable {
         let mut inner = self.write();
         let (id, keyspace) = (dek.id, dek.keyspace);
         let mut provenance = dek.provenance;
-        let full = inner.rows.len() >= DEKS_MAX;
+        if let Some(row) = inner.rows.get(&id)
+            && !row.holds(&dek)
+        {
+            if row.dek.provenance > Provenance::Unproven || provenance == Provenance::Unproven {
+                return Err(InstallError::Mismatch);
+            }
+            // Ends its keys too.
+            row.lease.0.store(0, Ordering::Release);
+            inner.rows.remove(&id);
+        }
         let until_ms = match inner.rows.get_mut(&id) {
             Some(row) => {
-                let same = row.dek.secret.expose_secret().ct_eq(dek.secret.expose_secret());
-                if row.dek.keyspace != keyspace || !bool::from(same) {
-                    return Err(InstallError::Mismatch);
-                }
                 // The bytes are the same, so what was proved once stays proved.
                 if provenance > row.dek.provenance {
                     row.dek = Arc::new(dek);
@@ -143,8 +172,8 @@ impl DekTable {
                 provenance = row.dek.provenance;
                 row.lease.0.fetch_max(until_ms, Ordering::AcqRel).max(until_ms)
             }
-            None if full => return Err(InstallError::Full),
             None => {
+                inner.make_room()?;
                 let lease = Arc::new(Lease(AtomicU64::new(until_ms)));
                 inner.rows.insert(id, Row { dek: Arc::new(dek), lease });
                 until_ms
@@ -274,14 +303,60 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_bounded() {
+    fn a_proved_dek_takes_the_place_of_a_fake_and_never_the_other_way_round() {
+        for proved in [Provenance::Born, Provenance::Foreign([9; 48])] {
+            let table = DekTable::default();
+            table.install(dek(1, 66, Provenance::Unproven), 100, true).unwrap();
+            let (_, fake_lease) = table.find(&[1; 16], 0).unwrap();
+            let installed = table.install(dek(1, 1, proved), 90, true).unwrap();
+            assert_eq!((installed.provenance, installed.until_ms), (proved, 90));
+            assert_eq!(fake_lease.until_ms(0), None, "keys opened under the fake are not used");
+            for fake in [
+                dek(1, 66, Provenance::Unproven),
+                Dek { keyspace: keyspace("other"), ..dek(1, 1, Provenance::Unproven) },
+            ] {
+                assert_eq!(table.install(fake, 200, true), Err(InstallError::Mismatch));
+            }
+            let (found, lease) = table.find(&[1; 16], 0).unwrap();
+            assert_eq!((found.secret.expose_secret(), lease.until_ms(0)), (&[1; 32], Some(90)));
+        }
+        let table = DekTable::default();
+        table.install(dek(1, 66, Provenance::Unproven), 100, true).unwrap();
+        let other = table.install(dek(1, 1, Provenance::Unproven), 100, true);
+        assert_eq!(other, Err(InstallError::Mismatch), "neither proves anything");
+    }
+
+    fn numbered(id: usize, name: &str) -> Dek {
+        let id = u128::try_from(id).unwrap().to_be_bytes();
+        Dek { id, keyspace: keyspace(name), ..dek(0, 0, Provenance::Born) }
+    }
+
+    #[test]
+    fn a_full_table_drops_what_ends_first_and_does_not_seal() {
+        let table = DekTable::default();
+        table.install(numbered(0, "default"), 10, true).unwrap();
+        for id in 1..DEKS_MAX {
+            let until_ms = if id == DEKS_MAX - 1 { 20 } else { 1_000 };
+            table.install(numbered(id, "default"), until_ms, false).unwrap();
+        }
+        let last = numbered(DEKS_MAX - 1, "default").id;
+        assert!(table.find(&last, 0).is_some());
+        table.install(numbered(DEKS_MAX, "default"), 2_000, false).unwrap();
+        assert_eq!(table.list(0).len(), DEKS_MAX);
+        assert!(table.find(&last, 0).is_none(), "it ended first");
+        assert!(table.find(&numbered(DEKS_MAX, "default").id, 0).is_some());
+        assert!(table.sealing(&keyspace("default"), 0).is_some(), "it seals");
+    }
+
+    #[test]
+    fn a_table_in_which_all_deks_seal_is_full() {
         let table = DekTable::default();
         for id in 0..DEKS_MAX {
-            let id = u128::try_from(id).unwrap().to_be_bytes();
-            table.install(Dek { id, ..dek(0, 0, Provenance::Born) }, 100, false).unwrap();
+            table.install(numbered(id, &format!("k{id}")), 100, true).unwrap();
         }
-        let one_more = Dek { id: [0xff; 16], ..dek(0, 0, Provenance::Born) };
-        assert_eq!(table.install(one_more, 100, false), Err(InstallError::Full));
+        let one_more = table.install(numbered(DEKS_MAX, "other"), 100, true);
+        assert_eq!(one_more, Err(InstallError::Full));
+        table.install(numbered(7, "k7"), 200, true).unwrap();
     }
 
     /// HMAC-SHA-512 computed with Python's standard library.

@@ -101,7 +101,7 @@ impl KeyCache {
                 &self.limits,
             );
         };
-        entry.renew_lease(deks, now_ms);
+        entry.renew_lease(deks, now_ms, &self.limits);
         if let Some(blob) = blob {
             let replacement = entry.accepts(name, blob, now_ms)?;
             if replacement {
@@ -110,7 +110,12 @@ impl KeyCache {
             }
         }
         let entry = shard.entries.get_mut(name).ok_or(KeyError::Internal)?;
-        entry.take_use(name, opener, now_ms, &self.limits)
+        let used = entry.take_use(name, opener, now_ms, &self.limits);
+        if matches!(used, Err(KeyError::Invalid)) {
+            // Sealed under a fake of the DEK; it must not keep out the key whose id it has.
+            shard.remove(name);
+        }
+        used
     }
 
     /// Puts a freshly opened key in, in place of what was there.
@@ -207,10 +212,12 @@ impl Entry {
     }
 
     /// After its DEK expired and was unlocked again, the new lease counts.
-    fn renew_lease(&mut self, deks: &DekTable, now_ms: u64) {
+    fn renew_lease(&mut self, deks: &DekTable, now_ms: u64, limits: &Limits) {
         if self.lease.until_ms(now_ms).is_none()
             && let Some((_, lease)) = deks.find(&self.dek_id, now_ms)
         {
+            // It may be another DEK: what the old one opened is erased.
+            self.step(Event::Tick, now_ms, limits);
             self.lease = lease;
         }
     }

@@ -229,7 +229,13 @@ async fn a_known_dek_wrapped_by_encrypt_never_seals_and_statements_say_so() {
     assert_eq!(sidecar.unlock(&borrowed).await.error(), ErrorCode::DekMismatch);
     assert_eq!(sidecar.create("default", 1).await.dek_id, honest.dek_id);
 
-    let blob = Header {
+    let statement = possession(&mut sidecar, &blob_of_one(&bench, dek_id)).await;
+    assert_eq!(statement.dek_provenance, Provenance::Unproven);
+}
+
+/// The scalar 1 under [`KNOWN_DEK`], as if this image had sealed it.
+fn blob_of_one(bench: &Bench, dek_id: [u8; 16]) -> Bytes {
+    let header = Header {
         app: "sigil-test".into(),
         keyspace: Keyspace::parse("default").unwrap(),
         dek_id,
@@ -241,9 +247,37 @@ async fn a_known_dek_wrapped_by_encrypt_never_seals_and_statements_say_so() {
     let mut one = [0; 32];
     one[31] = 1;
     let scalar = Secret32::copy_from(&one);
-    let blob = blob.seal(&Secret32::copy_from(&KNOWN_DEK), &scalar).unwrap();
-    let statement = possession(&mut sidecar, &blob.into()).await;
-    assert_eq!(statement.dek_provenance, Provenance::Unproven);
+    header.seal(&Secret32::copy_from(&KNOWN_DEK), &scalar).unwrap().into()
+}
+
+#[tokio::test]
+async fn a_fake_dek_gives_way_to_the_proved_one_and_its_keys_sign_no_more() {
+    let bench = Bench::start();
+    let mut sidecar = Sidecar::claim(&bench).await;
+    let honest = sidecar.generate("default").await;
+    let dek_id: [u8; 16] = honest.dek_id.as_ref().try_into().unwrap();
+    let fake = DekRow {
+        wrapped_dek: bench.kms.wrap_known_dek(&dek_id, "default", &KNOWN_DEK).into(),
+        birth_document: Bytes::new(),
+        ..honest.clone()
+    };
+    assert_eq!(sidecar.unlock(&fake).await.provenance(), DekProvenance::Unproven);
+    let blob = blob_of_one(&bench, dek_id);
+    let signed = sidecar.sign(item("default", 1, &[7; 32], &blob)).await;
+    assert_eq!(signed.error(), ErrorCode::Ok);
+
+    let reply = sidecar.unlock(&honest).await;
+    assert_eq!((reply.error(), reply.provenance()), (ErrorCode::Ok, DekProvenance::Born));
+    for (blob, code) in [
+        (b"".as_slice(), ErrorCode::InvalidKey),
+        (b"".as_slice(), ErrorCode::BlobRequired),
+        (&blob, ErrorCode::InvalidKey),
+    ] {
+        let signed = sidecar.sign(item("default", 1, &[7; 32], blob)).await;
+        assert_eq!(signed.error(), code);
+    }
+    assert_eq!(sidecar.create("default", 2).await.error(), ErrorCode::Ok);
+    assert_eq!(sidecar.unlock(&fake).await.error(), ErrorCode::DekMismatch);
 }
 
 /// The birth document's signature is what counts: a changed byte makes the DEK open-only.
