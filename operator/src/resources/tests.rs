@@ -101,6 +101,15 @@ fn the_pod_is_guaranteed() {
     assert!(cpu.0.parse::<u32>().is_ok(), "{cpu:?}");
 }
 
+/// What a container printed last is in the pod's status, where conditions take it from.
+#[test]
+fn what_ends_says_why() {
+    for container in containers(&pod()) {
+        let policy = container.termination_message_policy.as_deref();
+        assert_eq!(policy, Some("FallbackToLogsOnError"), "{}", container.name);
+    }
+}
+
 /// PodSecurity *restricted*; and nothing that a drain would refuse to delete.
 #[test]
 fn the_pod_is_restricted_and_can_be_drained() {

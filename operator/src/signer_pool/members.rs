@@ -11,6 +11,10 @@ use crate::names::{Names, POOL_LABEL, TEMPLATE_HASH, slot_of};
 /// Source of randomness of an enclave with the NSM.
 pub const NSM_SOURCE: &str = "nsm-hwrng";
 
+/// Longest end of a container's last words that a condition shows, in characters: an error of
+/// several lines, and all of the condition fits into an event, which takes 1024.
+const LAST_WORDS_CHARS_MAX: usize = 600;
+
 /// One slot that is wanted, or that still holds something.
 #[derive(Clone, Copy, Debug)]
 pub struct Member<'a> {
@@ -157,5 +161,56 @@ fn waiting(container: &ContainerStatus) -> Option<String> {
         return None;
     }
     let message = waiting.message.as_deref().unwrap_or("no message");
-    Some(format!("container {}: {reason}: {message}", container.name))
+    let why = last_words(container).map_or_else(String::new, |words| format!("; {words}"));
+    Some(format!("container {}: {reason}: {message}{why}", container.name))
+}
+
+/// How the container ended the last time. Of its words the end is kept: programs say last why they
+/// stop.
+fn last_words(container: &ContainerStatus) -> Option<String> {
+    let ended = container.last_state.as_ref()?.terminated.as_ref()?;
+    let message = ended.message.as_deref().unwrap_or_default();
+    let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    let surplus = line.chars().count().saturating_sub(LAST_WORDS_CHARS_MAX);
+    let kept: String = line.chars().skip(surplus).collect();
+    let (cut, code) = (if surplus > 0 { "…" } else { "" }, ended.exit_code);
+    Some(if kept.is_empty() {
+        format!("it ended with code {code} and said nothing")
+    } else {
+        format!("it ended with code {code} and said last: {cut}{kept}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json};
+
+    use super::*;
+
+    fn said(words: &str) -> String {
+        let container: ContainerStatus = from_value(json!({
+            "name": "serve", "image": "", "imageID": "", "ready": false, "restartCount": 3,
+            "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
+            "lastState": {"terminated": {"exitCode": 1, "message": words}},
+        }))
+        .unwrap();
+        waiting(&container).unwrap()
+    }
+
+    #[test]
+    fn a_container_that_ends_again_and_again_is_shown_with_its_last_words() {
+        let start = "container serve: CrashLoopBackOff: back-off; it ended with code 1 and said";
+        assert_eq!(
+            said("a\n  store.path: in use\n"),
+            format!("{start} last: a store.path: in use")
+        );
+        assert_eq!(said(""), format!("{start} nothing"));
+    }
+
+    #[test]
+    fn last_words_are_bounded_and_their_end_is_kept() {
+        let long = said(&format!("{} the reason", "é".repeat(4000)));
+        assert!(long.ends_with("é the reason"), "{long}");
+        assert!(long.chars().count() < 1024 - 200, "{}", long.chars().count());
+    }
 }

@@ -17,6 +17,9 @@ use super::{SETTINGS_VOLUME, STORE_VOLUME};
 /// Where a development enclave listens: an abstract socket of the pod's network.
 const PROCESS_LISTEN: &str = "unix:@sigil-enclave";
 
+/// What a container printed last is why it ended: conditions show it.
+const TERMINATION_MESSAGE_POLICY: &str = "FallbackToLogsOnError";
+
 /// Starts first, ends last, and holds the enclave.
 pub(super) fn launcher(pool: &SignerPool) -> Container {
     let workers = launcher_workers(pool).to_string();
@@ -45,6 +48,7 @@ pub(super) fn launcher(pool: &SignerPool) -> Container {
             launcher_memory_mib(pool),
         )),
         security_context: Some(security_context()),
+        termination_message_policy: Some(TERMINATION_MESSAGE_POLICY.to_owned()),
         ..Container::default()
     }
 }
@@ -69,6 +73,7 @@ pub(super) fn serve(pool: &SignerPool) -> Container {
         liveness_probe: Some(probe("livez", 10, 3)),
         readiness_probe: Some(probe("readyz", 5, 2)),
         security_context: Some(security_context()),
+        termination_message_policy: Some(TERMINATION_MESSAGE_POLICY.to_owned()),
         ..Container::default()
     }
 }
