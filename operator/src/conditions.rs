@@ -114,6 +114,8 @@ reasons! {
     KmsDeniesMeasurement,
     /// KMS does not answer, or not well.
     KmsUnavailable,
+    /// The enclave or the store failed while a keyspace was being unlocked.
+    UnlockFailed,
     /// The store is on a bound volume and answers.
     Durable,
     /// The claim of the store is not bound.

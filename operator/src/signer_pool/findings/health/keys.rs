@@ -45,7 +45,22 @@ fn locked(
         ),
         Some("attestation") => (
             Reason::KmsDeniesMeasurement,
-            "the enclave refused what KMS answered, or could not attest to it".to_owned(),
+            "the enclave could not attest to KMS, or refused what KMS answered. Check that the key \
+             policy asks for attestation (kms:RecipientAttestation), that the image pins the key \
+             that is used, and the clock of the node; the log of container serve has the details"
+                .to_owned(),
+        ),
+        Some("enclave") => (
+            Reason::UnlockFailed,
+            "the enclave or the store failed during the unlock, not KMS. The enclave may be \
+             overloaded or gone, or the store may be unreadable or lack the keyspace's data \
+             encryption key: see the logs of containers serve and launcher; restore a backup if \
+             the store lost it"
+                .to_owned(),
+        ),
+        Some("queue_full" | "expired") => (
+            Reason::Locked,
+            "too many unlocks wait before this one; it is repeated by itself".to_owned(),
         ),
         Some(class) => (
             Reason::KmsUnavailable,
@@ -54,4 +69,40 @@ fn locked(
         None => (Reason::Locked, "the unlock is under way".to_owned()),
     };
     Some(Finding::no(TYPE, reason, format!("keyspace {name} of member {slot} is locked: {advice}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reason and message for a keyspace that is locked for this class of failure.
+    fn said(class: &str) -> (Reason, String) {
+        let keyspace = serde_json::json!({"name": "k", "unlocked": false, "kmsError": class});
+        let report = serde_json::json!({"podUid": "uid", "running": true, "attested": true,
+            "trusted": true, "storeDurable": true, "ringEpoch": 1, "keyspaces": [keyspace]});
+        let report: EnclaveStatus = serde_json::from_value(report).unwrap();
+        let finding = locked(0, "k", report.keyspaces.first(), &report).unwrap();
+        (finding.reason, finding.message)
+    }
+
+    #[test]
+    fn only_what_the_network_can_explain_sends_people_to_the_network() {
+        for class in ["throttled", "timeout", "kms_error"] {
+            let (reason, message) = said(class);
+            assert_eq!(reason, Reason::KmsUnavailable, "{class}");
+            assert!(message.contains("kms.address"), "{message}");
+        }
+        let others = [
+            ("denied", Reason::KmsDeniesMeasurement),
+            ("attestation", Reason::KmsDeniesMeasurement),
+            ("enclave", Reason::UnlockFailed),
+            ("queue_full", Reason::Locked),
+            ("expired", Reason::Locked),
+        ];
+        for (class, wanted) in others {
+            let (reason, message) = said(class);
+            assert_eq!(reason, wanted, "{class}");
+            assert!(!message.contains("network"), "{message}");
+        }
+    }
 }
