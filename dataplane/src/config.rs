@@ -123,7 +123,7 @@ pub struct Embedded {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Unlock {
-    /// Jobs that may wait, 1..=65536.
+    /// Jobs that requests may have queued, 1..=65536; the background has a bound of its own.
     pub queue_depth_max: usize,
     /// Jobs that may run at once, 1..=64.
     pub workers: usize,

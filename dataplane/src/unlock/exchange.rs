@@ -24,7 +24,14 @@ pub(super) struct ExchangeError {
     pub(super) class: KmsErrorClass,
     /// For log and debug page; never holds a secret.
     pub(super) detail: String,
+    /// KMS says that the credentials are wrong or over.
+    credentials_refused: bool,
 }
+
+/// What KMS says of credentials that it does not take. `AccessDeniedException` is about the key or its
+/// policy: others would not help, and a row of the store can bring it about.
+const CREDENTIALS_REFUSED: [&str; 3] =
+    ["ExpiredTokenException", "UnrecognizedClientException", "InvalidSignatureException"];
 
 /// What the audit says about an exchange.
 pub(super) struct AuditSubject<'a> {
@@ -47,7 +54,7 @@ pub(super) struct Exchanger {
 
 impl ExchangeError {
     pub(super) fn new(class: KmsErrorClass, detail: impl Into<String>) -> Self {
-        Self { class, detail: detail.into() }
+        Self { class, detail: detail.into(), credentials_refused: false }
     }
 
     /// The failure is about reaching KMS, so other jobs would meet it too.
@@ -81,7 +88,9 @@ impl ExchangeError {
             ),
             None => code.as_str_name().to_owned(),
         };
-        Self { class, detail }
+        let credentials_refused =
+            aws.is_some_and(|reply| CREDENTIALS_REFUSED.contains(&&*reply.aws_error_code));
+        Self { class, detail, credentials_refused }
     }
 }
 
@@ -157,7 +166,7 @@ impl Exchanger {
         let tunnel = tunnel::open(boot, unlock_id).await?;
         let attempt = Duration::from_millis(self.limits.attempt_timeout_ms);
         let result = exchange(&mut client, signed, tunnel, kms, attempt).await;
-        if matches!(&result, Err(error) if error.class == KmsErrorClass::Denied) {
+        if matches!(&result, Err(error) if error.credentials_refused) {
             self.authorizer.forget_credentials().await;
         }
         audit(subject, action, &begun, result.as_ref().err());
@@ -247,6 +256,23 @@ mod tests {
         for (code, class, about_kms) in table {
             let error = ExchangeError::from_enclave(code.into(), None);
             assert_eq!((error.class, error.is_about_kms()), (class, about_kms), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_forgotten_when_kms_refuses_them_and_not_for_a_bad_row() {
+        let refused = |code: ErrorCode, aws_error_code: &str| {
+            let reply = UnlockAuthorizeReply {
+                aws_error_code: aws_error_code.to_owned(),
+                ..UnlockAuthorizeReply::default()
+            };
+            ExchangeError::from_enclave(code.into(), Some(&reply)).credentials_refused
+        };
+        assert!(refused(ErrorCode::KmsError, "ExpiredTokenException"));
+        assert!(refused(ErrorCode::KmsDenied, "UnrecognizedClientException"));
+        assert!(refused(ErrorCode::KmsDenied, "InvalidSignatureException"));
+        for of_the_row in ["AccessDeniedException", "InvalidCiphertextException", "Other", ""] {
+            assert!(!refused(ErrorCode::KmsDenied, of_the_row), "{of_the_row}");
         }
     }
 }

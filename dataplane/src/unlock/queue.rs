@@ -18,6 +18,13 @@ use crate::status::KmsErrorClass;
 /// another one.
 const SETTLE_TIME: Duration = Duration::from_millis(500);
 
+/// Longest wait of a background job that keeps failing. A DEK that cannot be opened costs KMS a call
+/// every few minutes; what was repaired is found as soon, and at once when somebody asks for it.
+const BACKGROUND_DELAY_MAX: Duration = Duration::from_mins(5);
+/// Background jobs at once. A keyspace has one DEK for each image that ever sealed for it: thousands
+/// are years of releases. Rows beyond, junk mostly, wait until a request needs them.
+pub(crate) const BACKGROUND_JOBS_MAX: usize = 4_096;
+
 /// What is to be unlocked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Target {
@@ -158,14 +165,14 @@ impl Queue {
             if reason == Reason::Demand {
                 job.queued_at = now;
                 if matches!(place, Place::Delayed { early: Some(from), .. } if *from <= now) {
+                    // It goes first, and stays a job of the background: it does not expire.
                     *place = Place::Ready;
-                    job.reason = reason;
                     self.demanded.push_back(key);
                 }
             }
             return Ok(Arc::clone(&job.id));
         }
-        if self.jobs.len() >= self.depth_max {
+        if self.is_full(reason) {
             return Err(QueueFull);
         }
         let id: Arc<str> = new_id.into();
@@ -184,6 +191,15 @@ impl Queue {
         line.push_back(key.clone());
         self.jobs.insert(key, (job, Place::Ready));
         Ok(id)
+    }
+
+    /// Rows of the store that cannot be opened must not take the places of requests.
+    fn is_full(&self, reason: Reason) -> bool {
+        let demanded = self.jobs.values().filter(|(job, _)| job.reason == Reason::Demand).count();
+        match reason {
+            Reason::Demand => demanded >= self.depth_max,
+            Reason::Boot | Reason::Renewal => self.jobs.len() - demanded >= BACKGROUND_JOBS_MAX,
+        }
     }
 
     /// The next job, which is then running. Demanded ones first, each line in order of arrival.
@@ -240,13 +256,14 @@ impl Queue {
         self.tell_follower(&job.key);
     }
 
-    /// The job failed and comes again after `delay`, not earlier. Gives the rounds that failed.
+    /// The job failed. A demanded one comes again after `recovery`; one of the background waits twice
+    /// as long each time, but a request may start it after `recovery`. Gives the rounds that failed.
     pub(crate) fn failed(
         &mut self,
         job: &Job,
         class: KmsErrorClass,
         now: Instant,
-        delay: Duration,
+        recovery: Duration,
     ) -> u32 {
         if !self.is_current(job) {
             return 0;
@@ -254,8 +271,14 @@ impl Queue {
         let Some((queued, place)) = self.jobs.get_mut(&job.key) else { return 0 };
         queued.rounds_failed += 1;
         queued.last_error = Some(class);
-        *place = Place::Delayed { until: now + delay, early: None };
         let rounds = queued.rounds_failed;
+        *place = match queued.reason {
+            Reason::Demand => Place::Delayed { until: now + recovery, early: None },
+            Reason::Boot | Reason::Renewal => Place::Delayed {
+                until: now + background_delay(recovery, rounds),
+                early: Some(now + recovery),
+            },
+        };
         self.tell_follower(&job.key);
         rounds
     }
@@ -289,8 +312,8 @@ impl Queue {
         };
         job.key_id = job.key_id.or(other.key_id);
         let counts = match other_place {
-            Place::Delayed { early: None, .. } => true,
-            Place::Delayed { early: Some(_), .. } => {
+            Place::Delayed { .. } if other.rounds_failed > 0 => true,
+            Place::Delayed { .. } => {
                 other.sealed_at.is_some_and(|sealed| job.queued_at <= sealed + SETTLE_TIME)
             }
             Place::Ready | Place::Running | Place::Following(_) => false,
@@ -323,8 +346,10 @@ impl Queue {
 
     /// Everything that waits may run now.
     pub(crate) fn retry_all(&mut self, now: Instant) {
-        for (_, place) in self.jobs.values_mut() {
-            if let Place::Delayed { until, early: None } = place {
+        for (job, place) in self.jobs.values_mut() {
+            if let Place::Delayed { until, .. } = place
+                && job.rounds_failed > 0
+            {
                 *until = now;
             }
         }
@@ -332,19 +357,25 @@ impl Queue {
 
     /// For `/debug/unlock`: at most `count_max` jobs with the name of their place.
     pub(crate) fn inspect(&self, count_max: usize) -> Vec<(&Job, &'static str)> {
-        let named = |place: &Place| match place {
+        let named = |job: &Job, place: &Place| match place {
             Place::Ready => "ready",
-            Place::Delayed { early: Some(_), .. } => "renewal",
-            Place::Delayed { .. } => "backing_off",
+            Place::Delayed { .. } if job.rounds_failed > 0 => "backing_off",
+            Place::Delayed { .. } => "renewal",
             Place::Running => "running",
             Place::Following(_) => "joined",
         };
-        self.jobs.values().take(count_max).map(|(job, place)| (job, named(place))).collect()
+        self.jobs.values().take(count_max).map(|(job, place)| (job, named(job, place))).collect()
     }
 
     fn is_current(&self, job: &Job) -> bool {
         self.boot_id == Some(job.boot_id)
     }
+}
+
+/// `recovery` doubled with each round after the first.
+fn background_delay(recovery: Duration, rounds_failed: u32) -> Duration {
+    let doubled = 2_u32.saturating_pow(rounds_failed.saturating_sub(1));
+    recovery.saturating_mul(doubled).min(BACKGROUND_DELAY_MAX.max(recovery))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use sigil_enclave_protocol::handshake::BootId;
 use tokio::time::{Instant, sleep_until};
 
 use super::exchange::ExchangeError;
-use super::queue::{Claim, Job, JobKey, Next, Reason, Target};
+use super::queue::{BACKGROUND_JOBS_MAX, Claim, Job, JobKey, Next, Reason, Target};
 use super::worker::{Unlocked, Worker, dek_key};
 use super::{Shared, self_test};
 use crate::metrics::by_keyspace;
@@ -151,7 +151,15 @@ impl Runner {
             match self.worker.records.deks(keyspace, after, DEK_PAGE_ROWS).await {
                 Ok((deks, next)) => {
                     for dek in deks.iter().filter(|dek| dek.dek_id != sealing) {
-                        self.shared.request(dek_key(&name, dek.dek_id), Reason::Boot, None);
+                        let key = dek_key(&name, dek.dek_id);
+                        if self.shared.request(key, Reason::Boot, None).is_none() {
+                            tracing::warn!(
+                                keyspace,
+                                jobs_max = BACKGROUND_JOBS_MAX,
+                                "more DEKs than are unlocked ahead; the others wait for a request"
+                            );
+                            return;
+                        }
                     }
                     if next.is_none() {
                         return;

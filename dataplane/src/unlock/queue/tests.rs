@@ -233,3 +233,51 @@ async fn an_unlock_counts_for_who_asked_before_it_and_not_for_a_later_need() {
     let seal = take(&mut queue).unwrap();
     assert_eq!(queue.claim(&seal, [2; 16]), Claim::Own { absorbed: Some("caller".into()) });
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_dek_that_never_opens_is_tried_ever_more_seldom_and_by_a_caller_sooner() {
+    let mut queue = queue(8);
+    ask(&mut queue, dek(1), "junk", Reason::Boot);
+    let recovery = Duration::from_secs(1);
+    for wait_s in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
+        let job = take(&mut queue).unwrap();
+        queue.failed(&job, KmsErrorClass::Denied, Instant::now(), recovery);
+        tokio::time::advance(Duration::from_secs(wait_s) - Duration::from_millis(1)).await;
+        assert!(take(&mut queue).is_none(), "{wait_s} s");
+        tokio::time::advance(Duration::from_millis(1)).await;
+    }
+    let job = take(&mut queue).unwrap();
+    queue.failed(&job, KmsErrorClass::Denied, Instant::now(), recovery);
+    ask(&mut queue, dek(1), "caller", Reason::Demand);
+    assert!(take(&mut queue).is_none(), "not at once");
+    tokio::time::advance(recovery).await;
+    assert_eq!(&*ask(&mut queue, dek(1), "caller", Reason::Demand), "junk");
+    let job = take(&mut queue).unwrap();
+    assert_eq!((job.reason, job.rounds_failed), (Reason::Boot, 12), "it will not expire");
+    assert_eq!(queue.inspect(1)[0].1, "running");
+    queue.failed(&job, KmsErrorClass::Denied, Instant::now(), recovery);
+    assert_eq!(queue.inspect(1)[0].1, "backing_off");
+    queue.retry_all(Instant::now());
+    assert!(take(&mut queue).is_some(), "an operator can hurry it too");
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_of_the_store_take_no_places_of_requests() {
+    let mut queue = queue(2);
+    let row = |n: usize| {
+        let mut id = [0xee; 16];
+        id[..8].copy_from_slice(&n.to_be_bytes());
+        key(Target::Dek(id))
+    };
+    for n in 0..BACKGROUND_JOBS_MAX {
+        ask(&mut queue, row(n), "junk", Reason::Boot);
+    }
+    let over = row(BACKGROUND_JOBS_MAX);
+    let full = queue.request(over.clone(), "junk", Reason::Boot, None, Instant::now());
+    assert_eq!(full, Err(QueueFull));
+    ask(&mut queue, over, "caller 1", Reason::Demand);
+    ask(&mut queue, dek(1), "caller 2", Reason::Demand);
+    let full = queue.request(dek(2), "caller 3", Reason::Demand, None, Instant::now());
+    assert_eq!(full, Err(QueueFull));
+    assert_eq!(&*take(&mut queue).unwrap().id, "caller 1");
+}
