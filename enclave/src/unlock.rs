@@ -182,6 +182,10 @@ impl Enclave {
             }
         };
         let target = self.target(&keyspace, key_arn)?;
+        // Before the NSM is asked. Nothing else opens an unlock meanwhile: one thread runs this.
+        if !self.unlocks.open.has_room(boot_ms()) {
+            return Err(UnlockError::TooMany);
+        }
         let context = EncryptionContext {
             app: self.pins.app.clone(),
             keyspace: keyspace.as_str().to_owned(),

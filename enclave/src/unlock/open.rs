@@ -36,13 +36,18 @@ impl<W, T> OpenUnlocks<W, T> {
         Self { inner: Mutex::default() }
     }
 
-    /// Opens an unlock. False if [`UNLOCKS_OPEN_MAX`] are open.
-    pub(super) fn add(&self, id: UnlockId, waiting: W, now_ms: u64) -> bool {
+    /// False if [`UNLOCKS_OPEN_MAX`] are open.
+    pub(super) fn has_room(&self, now_ms: u64) -> bool {
         self.sweep(now_ms);
-        let mut inner = self.lock();
-        if inner.len() >= UNLOCKS_OPEN_MAX {
+        self.lock().len() < UNLOCKS_OPEN_MAX
+    }
+
+    /// Opens an unlock. False if there is no room.
+    pub(super) fn add(&self, id: UnlockId, waiting: W, now_ms: u64) -> bool {
+        if !self.has_room(now_ms) {
             return false;
         }
+        let mut inner = self.lock();
         let (sender, receiver) = oneshot::channel();
         let waiting = Some((waiting, receiver));
         inner.insert(id, Entry { begun_ms: now_ms, tunnel: Some(sender), waiting });

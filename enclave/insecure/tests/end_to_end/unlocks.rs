@@ -1,9 +1,13 @@
 //! Unlocking: what the enclave writes, what it accepts, and what it never takes for a DEK.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
 use devkms::{FaultMode, KNOWN_DEK};
 use sigil_attestation::{Provenance, Statement};
 use sigil_enclave::names::Keyspace;
+use sigil_enclave::nsm::{DocumentRequest, Nsm, NsmError};
 use sigil_enclave::seal::Header;
 use sigil_enclave::secret::Secret32;
 use sigil_enclave_image::measure::ProcessPcrs;
@@ -13,6 +17,7 @@ use sigil_enclave_protocol::v1::{
     ActivateRequest, DekProvenance, DekRow, ErrorCode, GenerateDek, KmsRequest, ProveRequest,
     StateRequest, UnlockAuthorizeReply, UnlockBeginRequest,
 };
+use zeroize::Zeroizing;
 
 use crate::bench::{Bench, verified};
 use crate::sidecar::{Sidecar, generate, item, sign_request, unlock};
@@ -360,14 +365,35 @@ async fn an_unlock_is_used_once() {
     assert_eq!(sidecar.authorize(&begun).await.error(), ErrorCode::UnlockUnknown);
 }
 
+/// Counts what is asked of the module.
+struct CountingNsm(Arc<dyn Nsm>, Arc<AtomicUsize>);
+
+impl Nsm for CountingNsm {
+    fn document(&self, request: DocumentRequest<'_>) -> Result<Vec<u8>, NsmError> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.document(request)
+    }
+
+    fn entropy(&self) -> Result<Zeroizing<[u8; 32]>, NsmError> {
+        self.0.entropy()
+    }
+}
+
+/// The module is one for the whole guest and slow: what is refused does not ask it.
 #[tokio::test]
-async fn open_unlocks_are_bounded() {
-    let bench = Bench::start();
+async fn open_unlocks_are_bounded_before_a_document_is_made() {
+    let documents = Arc::new(AtomicUsize::new(0));
+    let bench = Bench::start_parts(|parts| {
+        let nsm = CountingNsm(Arc::clone(&parts.nsm), Arc::clone(&documents));
+        parts.nsm = Arc::new(nsm);
+    });
     let mut sidecar = Sidecar::claim(&bench).await;
+    let at_boot = documents.load(Ordering::Relaxed);
     for _ in 0..UNLOCKS_OPEN_MAX {
         assert_eq!(sidecar.begin(generate("default")).await.error(), ErrorCode::Ok);
     }
     assert_eq!(sidecar.begin(generate("default")).await.error(), ErrorCode::Overloaded);
+    assert_eq!(documents.load(Ordering::Relaxed) - at_boot, UNLOCKS_OPEN_MAX);
 }
 
 #[tokio::test]
