@@ -35,8 +35,9 @@ const SINGLE: [(&str, &str); 3] = [
 ];
 const INSECURE: &str = "sigil-enclave-insecure";
 const LAUNCHER: &str = "sigil-launcher";
-/// Stands in the development enclave and in no production image.
-const INSECURE_MARKER: &[u8] = b"SIGIL-INSECURE-DO-NOT-USE";
+/// What stands in the development enclave and in no production image: its marker, and the name of
+/// the attestation root whose key everybody has.
+const INSECURE_MARKERS: [&str; 2] = ["SIGIL-INSECURE-DO-NOT-USE", "sigil-test-root-DO-NOT-USE"];
 
 /// Builds every image and prints reference, digest and size of each.
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -48,8 +49,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for (name, binary) in SINGLE {
         let program = read(&binaries.join(binary))?;
         let production = name != "devkms";
-        if production && contains(&program, INSECURE_MARKER) {
-            anyhow::bail!("{name}: holds the marker of the development enclave");
+        if let Some(marker) = insecure_marker(&program).filter(|_| production) {
+            anyhow::bail!("{name}: holds {marker}, which only the development enclave may");
         }
         let entries = vec![Entry::executable(binary, program)];
         write(args, name, Image { entrypoint: format!("/{binary}"), entries })?;
@@ -86,6 +87,27 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("reading {}", path.display()))
 }
 
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
+fn insecure_marker(program: &[u8]) -> Option<&'static str> {
+    let holds = |marker: &&str| program.windows(marker.len()).any(|at| at == marker.as_bytes());
+    INSECURE_MARKERS.into_iter().find(holds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_marker_of_the_development_enclave_is_found() {
+        assert_eq!(insecure_marker(b"\x7fELF and SIGIL-INSECURE-DO-NOT-US"), None);
+        for marker in INSECURE_MARKERS {
+            let program = [b"\x7fELF".as_slice(), marker.as_bytes(), b"more"].concat();
+            assert_eq!(insecure_marker(&program), Some(marker));
+        }
+    }
+
+    #[test]
+    fn the_test_roots_certificate_is_found() {
+        let certificate = include_bytes!("../../../enclave/insecure/testdata/root.der");
+        assert_eq!(insecure_marker(certificate), Some("sigil-test-root-DO-NOT-USE"));
+    }
 }

@@ -27,6 +27,14 @@ use crate::sidecar::Sidecar;
 /// Far above the start of a process on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// This binary has the library and not its `main`, as one that links it by mistake would.
+#[test]
+fn the_marker_stands_in_every_binary_that_holds_the_software_nsm() {
+    let marker = ["SIGIL-INSECURE", "DO-NOT-USE"].join("-");
+    let binary = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+    assert!(binary.windows(marker.len()).any(|bytes| bytes == marker.as_bytes()));
+}
+
 fn test_pins() -> Pins {
     pins(&Kms::start(), Ceilings::default())
 }
