@@ -5,8 +5,8 @@ mod date;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hmac::{self, HMAC_SHA256};
-use http::HeaderMap;
 use http::request::Parts;
+use http::{HeaderMap, HeaderName};
 
 use crate::REGION;
 use crate::error::ApiError;
@@ -14,7 +14,7 @@ use crate::store::Credential;
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const SERVICE: &str = "kms";
-/// Headers that every signature must cover.
+/// Headers that every signature must cover; those of [`is_signed_if_present`] come on top.
 const SIGNED_ALWAYS: [&str; 3] = ["host", "x-amz-date", "x-amz-target"];
 /// How far the signer's clock may be off.
 const SKEW_S_MAX: u64 = 5 * 60;
@@ -43,7 +43,8 @@ pub(crate) fn verify<'a>(
     let claim = Authorization::parse(text).ok_or_else(|| incomplete("authorization"))?;
     let amz_date = text_of(&head.headers, "x-amz-date");
     let amz_date = amz_date.ok_or_else(|| incomplete("x-amz-date"))?;
-    for name in SIGNED_ALWAYS {
+    let present = head.headers.keys().map(HeaderName::as_str);
+    for name in SIGNED_ALWAYS.into_iter().chain(present.filter(|name| is_signed_if_present(name))) {
         if !claim.signed_headers.contains(&name) {
             return Err(incomplete(name));
         }
@@ -72,6 +73,11 @@ pub(crate) fn verify<'a>(
     Ok(credential)
 }
 
+/// As AWS asks: "Create a signed AWS API request", canonical headers.
+fn is_signed_if_present(name: &str) -> bool {
+    name == "content-type" || name.starts_with("x-amz-")
+}
+
 fn check_scope(claim: &Authorization<'_>, amz_date: &str) -> Result<(), ApiError> {
     let wrong = |what: &str| {
         let message = format!("Credential should be scoped to {what}.");
@@ -83,7 +89,8 @@ fn check_scope(claim: &Authorization<'_>, amz_date: &str) -> Result<(), ApiError
     if claim.service != SERVICE {
         return wrong("correct service: 'kms'");
     }
-    if !amz_date.starts_with(claim.date) {
+    // `YYYYMMDD` of `YYYYMMDDTHHMMSSZ`, not less of it.
+    if amz_date.split_once('T').is_none_or(|(date, _)| date != claim.date) {
         return wrong("the date of x-amz-date");
     }
     Ok(())

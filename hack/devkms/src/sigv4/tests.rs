@@ -164,6 +164,50 @@ fn strangers_are_refused() {
     }
 }
 
+/// Signed by ourselves, so that only what is left out is wrong.
+fn sign_again(head: &mut Parts, credential: &Credential, signed_headers: &[&str], date: &str) {
+    let canonical = canonical_request(head, signed_headers, b"body").unwrap();
+    let scope = format!("{date}/us-east-1/kms/aws4_request");
+    let amz_date = head.headers["x-amz-date"].to_str().unwrap();
+    let signature = signature(&credential.secret, &scope, amz_date, &canonical);
+    let text = format!(
+        "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={}, Signature={signature}",
+        credential.access_key,
+        signed_headers.join(";")
+    );
+    head.headers.insert("authorization", text.parse().unwrap());
+}
+
+#[test]
+fn what_aws_wants_signed_must_be_signed() {
+    let all = ["content-type", "host", "x-amz-date", "x-amz-security-token", "x-amz-target"];
+    let [_, session, _] = Credential::known();
+    let mut head = signed(&session, "kms", "us-east-1", NOW_UNIX_S);
+    sign_again(&mut head, &session, &all, "20261121");
+    verify(&head, b"body", NOW_UNIX_S, &Credential::known()).unwrap();
+    for left_out in all {
+        let names: Vec<_> = all.into_iter().filter(|name| *name != left_out).collect();
+        sign_again(&mut head, &session, &names, "20261121");
+        assert_eq!(refused(&head), "IncompleteSignatureException", "{left_out}");
+    }
+    sign_again(&mut head, &session, &all, "20261121");
+    head.headers.insert("x-amz-meta", "unsigned".parse().unwrap());
+    assert_eq!(refused(&head), "IncompleteSignatureException", "any header of AWS");
+}
+
+#[test]
+fn the_scope_has_the_whole_date() {
+    let all = ["content-type", "host", "x-amz-date", "x-amz-target"];
+    let [dataplane, ..] = Credential::known();
+    let mut head = signed(&dataplane, "kms", "us-east-1", NOW_UNIX_S);
+    for date in ["2026", "2026112", "20261121T", "20261121T094413Z", "20261122", ""] {
+        sign_again(&mut head, &dataplane, &all, date);
+        assert_eq!(refused(&head), "InvalidSignatureException", "{date}");
+    }
+    sign_again(&mut head, &dataplane, &all, "20261121");
+    verify(&head, b"body", NOW_UNIX_S, &Credential::known()).unwrap();
+}
+
 #[test]
 fn headers_that_are_no_signature_are_refused() {
     let mut head = right().remove(0);
