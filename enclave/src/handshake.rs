@@ -9,6 +9,7 @@ use sigil_enclave_protocol::handshake::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use crate::rng;
 
@@ -60,7 +61,7 @@ impl Door {
                 Ok(judged) => judged,
                 Err(refusal) => (Verdict::Refused(refusal), None),
             };
-            stream.write_all(&verdict.encode()).await?;
+            stream.write_all(&*verdict.encode()).await?;
             Ok(admitted)
         };
         timeout(HANDSHAKE_TIME_MAX, work).await?
@@ -80,7 +81,9 @@ impl Door {
                 return Err(Refusal::AlreadyClaimed);
             }
             // Without randomness there is no token; the peer may try again.
-            let fresh = ClaimToken::new(rng::public_bytes().map_err(|_| Refusal::TooMany)?);
+            let mut fresh = Zeroizing::new([0; 32]);
+            rng::kernel(&mut *fresh).map_err(|_| Refusal::TooMany)?;
+            let fresh = ClaimToken::new(*fresh);
             *token = Some(fresh.clone());
             let verdict = Verdict::Accepted { worker_index: 0, worker_count, token: Some(fresh) };
             return Ok((verdict, None));

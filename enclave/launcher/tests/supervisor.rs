@@ -60,7 +60,7 @@ async fn enclave(pins: &Path, listen: &str) {
                 token: Some(ClaimToken::new([5; 32])),
             },
         };
-        stream.write_all(&verdict.encode()).await.unwrap();
+        stream.write_all(&*verdict.encode()).await.unwrap();
     }
 }
 

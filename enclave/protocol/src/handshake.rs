@@ -7,7 +7,7 @@
 
 use aws_lc_rs::hmac;
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 const MAGIC: &[u8; 4] = b"SGL1";
 /// Version of the handshake and of what follows it.
@@ -230,9 +230,9 @@ impl Proof {
 }
 
 impl Verdict {
-    /// The wire form.
-    pub fn encode(&self) -> [u8; VERDICT_BYTES] {
-        let mut out = [0; VERDICT_BYTES];
+    /// The wire form, erased on drop: it may hold the token.
+    pub fn encode(&self) -> Zeroizing<[u8; VERDICT_BYTES]> {
+        let mut out = Zeroizing::new([0; VERDICT_BYTES]);
         match self {
             Self::Accepted { worker_index, worker_count, token } => {
                 out[2..4].copy_from_slice(&worker_index.to_be_bytes());
@@ -264,15 +264,15 @@ impl Verdict {
             7 => return refused(Refusal::Draining),
             _ => return Err(error),
         }
-        let mut token = [0; 32];
-        token.copy_from_slice(&bytes[6..]);
-        if (token == [0; 32]) == claimed {
+        let mut token = ClaimToken([0; 32]);
+        token.0.copy_from_slice(&bytes[6..]);
+        if (token.0 == [0; 32]) == claimed {
             return Err(error);
         }
         Ok(Self::Accepted {
             worker_index: u16::from_be_bytes([bytes[2], bytes[3]]),
             worker_count: u16::from_be_bytes([bytes[4], bytes[5]]),
-            token: claimed.then(|| ClaimToken::new(token)),
+            token: claimed.then_some(token),
         })
     }
 }

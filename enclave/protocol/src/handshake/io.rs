@@ -4,6 +4,7 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use super::{
     ClaimToken, FrameError, HELLO_BYTES, Hello, Proof, Purpose, Refusal, VERDICT_BYTES, Verdict,
@@ -79,8 +80,8 @@ where
         stream.read_exact(&mut hello).await?;
         let hello = Hello::decode(&hello)?;
         stream.write_all(&prove(&hello).encode()).await?;
-        let mut verdict = [0; VERDICT_BYTES];
-        stream.read_exact(&mut verdict).await?;
+        let mut verdict = Zeroizing::new([0; VERDICT_BYTES]);
+        stream.read_exact(&mut *verdict).await?;
         match Verdict::decode(&verdict, claims)? {
             Verdict::Refused(refusal) => Err(refusal.into()),
             Verdict::Accepted { worker_index, worker_count, token } => {

@@ -64,7 +64,8 @@ fn unknown_and_reserved_bytes_are_refused() {
 #[test]
 fn a_verdict_carries_a_token_only_to_the_claimant() {
     let accepted = |token| Verdict::Accepted { worker_index: 1, worker_count: 2, token };
-    let with = accepted(Some(ClaimToken::new([3; 32]))).encode();
+    // Erased on drop, as its type says.
+    let with: Zeroizing<[u8; VERDICT_BYTES]> = accepted(Some(ClaimToken::new([3; 32]))).encode();
     let without = accepted(None).encode();
     assert!(Verdict::decode(&with, true).is_ok() && Verdict::decode(&without, false).is_ok());
     assert!(Verdict::decode(&with, false).is_err() && Verdict::decode(&without, true).is_err());
