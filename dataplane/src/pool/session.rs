@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use sigil_enclave_protocol::EnclaveAddress;
-use sigil_enclave_protocol::bounds::MESSAGE_BYTES_MAX;
+use sigil_enclave_protocol::bounds::{MESSAGE_BYTES_MAX, STREAMS_PER_CONNECTION_MAX};
 use sigil_enclave_protocol::handshake::Purpose;
 use sigil_enclave_protocol::handshake::io::{HandshakeError, connect};
 use sigil_enclave_protocol::handshake::{BootId, ClaimToken};
@@ -68,6 +68,8 @@ impl Session {
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
+            // As many as the enclave will say; until it has, more would be refused.
+            .initial_max_send_streams(STREAMS_PER_CONNECTION_MAX as usize)
             .handshake(TokioIo::new(stream))
             .await?;
         let driver = tokio::spawn(async move {

@@ -39,8 +39,9 @@ pub const UNLOCK_BEGIN_LIFE: Duration = Duration::from_secs(10);
 pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(2);
 /// Connections open at once: 32 from each of a few dataplane cores, plus tunnels and probes.
 pub const CONNECTIONS_MAX: usize = 512;
-/// HTTP/2 streams of one connection.
-pub const STREAMS_PER_CONNECTION_MAX: u32 = 64;
+/// HTTP/2 streams of one connection: its `Sign` stream and a few calls; more wait in the client.
+/// Each may hold a message that has not come to its end, on every connection at once.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 8;
 /// Port of the enclave's service on vsock.
 pub const ENCLAVE_PORT: u32 = 5000;
 /// Port of the boot heartbeat that Nitro waits for, on the parent.
@@ -53,4 +54,8 @@ const SIGN_ITEM_FIXED_BYTES_MAX: usize = 1_024;
 const _: () = assert!(
     BATCH_ITEMS_MAX * (BLOB_BYTES_MAX + SIGN_ITEM_FIXED_BYTES_MAX) < MESSAGE_BYTES_MAX,
     "a full batch with blobs fits one message"
+);
+const _: () = assert!(
+    CONNECTIONS_MAX * STREAMS_PER_CONNECTION_MAX as usize * MESSAGE_BYTES_MAX <= 512 * 1024 * 1024,
+    "unfinished messages fit an enclave's memory beside everything else"
 );

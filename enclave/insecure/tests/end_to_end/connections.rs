@@ -7,14 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use sigil_enclave_protocol::bounds::STREAMS_PER_CONNECTION_MAX;
 use sigil_enclave_protocol::handshake::io::{HandshakeError, claim, connect};
 use sigil_enclave_protocol::handshake::{ClaimToken, HELLO_BYTES, Purpose, Refusal};
-use sigil_enclave_protocol::v1::HealthRequest;
+use sigil_enclave_protocol::v1::{HealthRequest, SignBatch};
 use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::bench::Bench;
-use crate::sidecar::{Sidecar, generate};
+use crate::sidecar::{Sidecar, generate, item};
 
 /// Far above a handshake on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -144,4 +147,29 @@ async fn a_flood_of_connections_that_close_at_once_stops_no_unlock() {
     let stopped: Vec<_> = floods.into_iter().map(|flood| flood.join().unwrap()).collect();
     served.expect("served in time");
     assert_eq!(stopped, [true; 3], "served during the flood");
+}
+
+/// The memory of unfinished messages is bounded by it. Frames of a connection keep their order, so
+/// a call that might go out would have been answered before the batches are.
+#[tokio::test]
+async fn streams_of_a_connection_are_bounded_and_further_calls_wait() {
+    let bench = Bench::start();
+    let mut sidecar = Sidecar::claim(&bench).await;
+    let mut open = Vec::new();
+    for _ in 0..STREAMS_PER_CONNECTION_MAX {
+        let (batches, stream) = mpsc::channel(1);
+        let results = sidecar.client.sign(ReceiverStream::new(stream)).await.unwrap().into_inner();
+        open.push((batches, results));
+    }
+    let mut client = sidecar.client.clone();
+    let waiting = tokio::spawn(async move { client.health(HealthRequest {}).await });
+    for _ in 0..20 {
+        let (batches, results) = &mut open[0];
+        let items = vec![item("default", 1, &[7; 32], b"")];
+        batches.send(SignBatch { items }).await.unwrap();
+        results.message().await.unwrap().unwrap();
+    }
+    assert_eq!((open.len(), waiting.is_finished()), (8, false), "no stream is free");
+    open.pop();
+    timeout(PATIENCE, waiting).await.expect("its turn comes").unwrap().unwrap();
 }
