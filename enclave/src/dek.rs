@@ -163,21 +163,18 @@ impl DekTable {
             row.lease.0.store(0, Ordering::Release);
             inner.rows.remove(&id);
         }
-        let until_ms = match inner.rows.get_mut(&id) {
-            Some(row) => {
-                // The bytes are the same, so what was proved once stays proved.
-                if provenance > row.dek.provenance {
-                    row.dek = Arc::new(dek);
-                }
-                provenance = row.dek.provenance;
-                row.lease.0.fetch_max(until_ms, Ordering::AcqRel).max(until_ms)
+        let until_ms = if let Some(row) = inner.rows.get_mut(&id) {
+            // The bytes are the same, so what was proved once stays proved.
+            if provenance > row.dek.provenance {
+                row.dek = Arc::new(dek);
             }
-            None => {
-                inner.make_room()?;
-                let lease = Arc::new(Lease(AtomicU64::new(until_ms)));
-                inner.rows.insert(id, Row { dek: Arc::new(dek), lease });
-                until_ms
-            }
+            provenance = row.dek.provenance;
+            row.lease.0.fetch_max(until_ms, Ordering::AcqRel).max(until_ms)
+        } else {
+            inner.make_room()?;
+            let lease = Arc::new(Lease(AtomicU64::new(until_ms)));
+            inner.rows.insert(id, Row { dek: Arc::new(dek), lease });
+            until_ms
         };
         let sealing = current && provenance == Provenance::Born;
         if sealing {
