@@ -5,13 +5,13 @@ use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use redb::{Database, DatabaseError, ReadableDatabase, StorageError, TableDefinition};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::{Page, Put, Row, Store, StoreError, Swap, Table};
 
@@ -34,7 +34,7 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// The embedded store.
 pub struct EmbeddedStore {
     slot: Arc<Slot>,
-    queue: Option<mpsc::Sender<Queued>>,
+    queue: Option<mpsc::SyncSender<Queued>>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -102,12 +102,12 @@ impl EmbeddedStore {
 
     fn start(slot: Slot, durable: impl Fn(bool) + Send + 'static) -> io::Result<Self> {
         let slot = Arc::new(slot);
-        let (queue, receiver) = mpsc::channel(QUEUE_DEPTH_MAX);
+        let (queue, receiver) = mpsc::sync_channel(QUEUE_DEPTH_MAX);
         let for_writer = Arc::clone(&slot);
         durable(true);
         let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writer::run(&for_writer, receiver, &durable))?;
+            .spawn(move || writer::run(&for_writer, &receiver, &durable))?;
         Ok(Self { slot, queue: Some(queue), writer: Some(writer) })
     }
 
@@ -119,10 +119,10 @@ impl EmbeddedStore {
         let gone = || StoreError::Unavailable("the writer has ended".to_owned());
         let queue = self.queue.as_ref().ok_or_else(gone)?;
         queue.try_send(change(reply)).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
+            mpsc::TrySendError::Full(_) => {
                 StoreError::Unavailable(format!("{QUEUE_DEPTH_MAX} writes are waiting"))
             }
-            mpsc::error::TrySendError::Closed(_) => gone(),
+            mpsc::TrySendError::Disconnected(_) => gone(),
         })?;
         answer.await.map_err(|_| gone())?
     }

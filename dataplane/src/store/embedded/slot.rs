@@ -34,7 +34,8 @@ impl Slot {
         work(slot.as_ref().ok_or_else(closed)?).map_err(|error| classify(&error))
     }
 
-    /// Closes and opens the file. Without success the slot stays closed until the next call.
+    /// Closes and opens the file. Without success the slot stays closed until the next call,
+    /// which the writer makes every second until a commit works.
     pub(super) fn reopen(&self) {
         let mut slot = self.database.write().unwrap_or_else(PoisonError::into_inner);
         // The file's lock is exclusive: the old one has to go first.

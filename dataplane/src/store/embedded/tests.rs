@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
@@ -271,24 +272,30 @@ impl redb::StorageBackend for Flaky {
     }
 }
 
-#[test]
-fn a_disk_that_was_full_costs_its_writes_and_no_restart() {
-    let folder = tempfile::tempdir().unwrap();
-    drop(open(folder.path()));
-    let path = folder.path().join(FILE);
+/// A store over such a file, its switch, and what it says about its commits.
+fn open_flaky(folder: &Path) -> (EmbeddedStore, Arc<AtomicBool>, mpsc::Receiver<bool>) {
+    drop(open(folder));
+    let path = folder.join(FILE);
     let fails = Arc::new(AtomicBool::new(false));
     let shared = Arc::clone(&fails);
     let opener = move || {
+        let failed = |reason| OpenError::Foreign { path: path.clone(), reason };
         let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
         let file = redb::backends::FileBackend::new(file).unwrap();
         let flaky = Flaky { file, fails: Arc::clone(&shared) };
-        redb::Builder::new()
-            .create_with_backend(flaky)
-            .map_err(|error| OpenError::Foreign { path: path.clone(), reason: error.to_string() })
+        flaky.check().map_err(|error| failed(error.to_string()))?;
+        redb::Builder::new().create_with_backend(flaky).map_err(|error| failed(error.to_string()))
     };
-    let (said, heard) = std::sync::mpsc::channel();
+    let (said, heard) = mpsc::channel();
     let slot = Slot::new(opener().unwrap(), opener);
     let store = EmbeddedStore::start(slot, move |durable| said.send(durable).unwrap()).unwrap();
+    (store, fails, heard)
+}
+
+#[test]
+fn a_disk_that_was_full_costs_its_writes_and_no_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, fails, heard) = open_flaky(folder.path());
     run(async {
         assert_eq!(store.put_if_absent(Table::Key, row(1, 1)).await, Ok(Put::Stored));
         fails.store(true, Ordering::SeqCst);
@@ -308,6 +315,30 @@ fn a_disk_that_was_full_costs_its_writes_and_no_restart() {
     });
     drop(store);
     assert_eq!(heard.iter().collect::<Vec<_>>(), [true, false, true]);
+}
+
+#[test]
+fn a_store_without_requests_heals_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, fails, heard) = open_flaky(folder.path());
+    run(async {
+        assert_eq!(store.put_if_absent(Table::Key, row(1, 1)).await, Ok(Put::Stored));
+        fails.store(true, Ordering::SeqCst);
+        let refused = store.put_if_absent(Table::Key, row(2, 2)).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    });
+    // The disk must be full while the file is opened again, or there is nothing to heal.
+    let limit = Duration::from_secs(20);
+    assert_eq!([heard.recv_timeout(limit), heard.recv_timeout(limit)], [Ok(true), Ok(false)]);
+    let deadline = Instant::now() + limit;
+    while store.slot.with(|_| Ok(())).is_ok() {
+        assert!(Instant::now() < deadline, "the file is still open");
+        std::thread::yield_now();
+    }
+    fails.store(false, Ordering::SeqCst);
+    assert_eq!(heard.recv_timeout(limit), Ok(true), "no write came, and none may be needed");
+    assert_eq!(run(store.get(Table::Key, bytes(1))), Ok(Some(bytes(1))));
+    assert_eq!(run(store.put_if_absent(Table::Key, row(3, 3))), Ok(Put::Stored));
 }
 
 #[test]

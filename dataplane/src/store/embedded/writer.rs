@@ -1,16 +1,22 @@
 //! The one thread that writes. It takes whatever is queued, applies it in order in one transaction,
 //! commits with one fsync, and only then answers.
 
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
 use bytes::Bytes;
 use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::super::{Put, Row, StoreError, Swap, Table};
-use super::META;
 use super::slot::Slot;
+use super::{FORMAT_NAME, FORMAT_VERSION, META};
 
 /// Writes of one commit. Bounds what one failed commit takes with it.
 const GROUP_MAX: usize = 256;
+/// Time between two tries to write again after a failed commit. A member that is not ready gets no
+/// request that would try; a disk is freed by hand, so a second more is not felt.
+const HEAL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// `table byte | keyspace | 0 | key`, for lists. No keyspace holds a zero byte.
 pub(super) const BY_KEYSPACE: TableDefinition<'_, &[u8], ()> = TableDefinition::new("by_keyspace");
@@ -63,10 +69,23 @@ pub(super) fn make_tables(
 }
 
 /// Runs until every sender is gone and the queue is empty.
-pub(super) fn run(slot: &Slot, mut queue: mpsc::Receiver<Queued>, durable: &dyn Fn(bool)) {
+pub(super) fn run(slot: &Slot, queue: &Receiver<Queued>, durable: &dyn Fn(bool)) {
     let mut group = Vec::with_capacity(GROUP_MAX);
     let mut was_durable = true;
-    while queue.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
+    loop {
+        match next(queue, was_durable) {
+            Ok(first) => group.push(first),
+            Err(RecvTimeoutError::Timeout) => {
+                was_durable = heal(slot);
+                if was_durable {
+                    tracing::info!("store writes again");
+                    durable(true);
+                }
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        group.extend(queue.try_iter().take(GROUP_MAX - 1));
         let result = slot.with(|database| commit(database, &group));
         if result.is_ok() != was_durable {
             was_durable = result.is_ok();
@@ -83,6 +102,28 @@ pub(super) fn run(slot: &Slot, mut queue: mpsc::Receiver<Queued>, durable: &dyn 
             }
         }
     }
+}
+
+/// Waits for a write; while the last commit failed, no longer than until the next try.
+fn next(queue: &Receiver<Queued>, was_durable: bool) -> Result<Queued, RecvTimeoutError> {
+    if was_durable {
+        return queue.recv().map_err(|_| RecvTimeoutError::Disconnected);
+    }
+    queue.recv_timeout(HEAL_INTERVAL)
+}
+
+/// Commits what the file says already; true if that is durable. Otherwise the file is opened again,
+/// so that reads work before writes do.
+fn heal(slot: &Slot) -> bool {
+    let written = slot.with(|database| {
+        let transaction = database.begin_write()?;
+        transaction.open_table(META)?.insert(FORMAT_NAME, FORMAT_VERSION)?;
+        Ok(transaction.commit()?)
+    });
+    if written.is_err() {
+        slot.reopen();
+    }
+    written.is_ok()
 }
 
 fn commit(database: &Database, group: &[Queued]) -> Result<Vec<Outcome>, redb::Error> {
