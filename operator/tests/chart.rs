@@ -82,8 +82,26 @@ fn the_operator_has_few_rights() {
         let text = rule.to_string();
         assert!(!text.contains('*') && !text.contains("secrets"), "{text}");
         assert!(!text.contains("escalate") && !text.contains("bind\""), "{text}");
-        let keys = text.contains("persistentvolumeclaims");
-        assert!(!keys || !text.contains("delete"), "{text}");
+        let kept = ["persistentvolumeclaims", "signerrings"].iter().any(|one| text.contains(one));
+        assert!(!kept || !text.contains("delete"), "{text}");
+    }
+}
+
+/// Whoever installs the chart reads in which order it is taken away, whatever the values.
+#[test]
+fn the_notes_say_that_pools_are_deleted_first() {
+    for keep in ["crds.keep=true", "crds.keep=false"] {
+        let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/sigil");
+        let output = Command::new(server::programs().join("helm"))
+            .args(["install", "sigil", "--dry-run=client", "--kubeconfig", "/dev/null"])
+            .args(["--set", keep])
+            .arg(chart)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let (_, notes) = text.split_once("NOTES:").unwrap();
+        assert!(notes.contains("Delete pools first"), "{keep}: {notes}");
     }
 }
 
