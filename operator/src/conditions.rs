@@ -152,6 +152,8 @@ reasons! {
     Deleting,
     /// The pool is as the spec says.
     UpToDate,
+    /// An object of a name that the pool needs exists and was not made by this pool.
+    ObjectNotOurs,
     /// The API server refused or did not answer.
     ApplyFailed,
     /// Nothing keeps the pool from getting where it should.

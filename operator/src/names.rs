@@ -21,6 +21,9 @@ pub const SLOT_LABEL: &str = "sigil.dev/slot";
 /// Annotation of a pod: hash over everything that it was made from.
 pub const TEMPLATE_HASH: &str = "sigil.dev/template-hash";
 
+/// Annotation of a ring: when its epoch began, RFC 3339.
+pub const EPOCH_TIME: &str = "sigil.dev/epoch-time";
+
 /// ConfigMap beside the operator that names measurements by image reference.
 pub const MEASUREMENTS_CONFIG_MAP: &str = "sigil-measurements";
 

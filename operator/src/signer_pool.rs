@@ -4,6 +4,7 @@ pub mod apply;
 pub mod findings;
 pub mod members;
 pub mod observe;
+pub mod ownership;
 pub mod placement;
 pub mod plan;
 pub mod quantity;
@@ -45,6 +46,14 @@ pub enum PassError {
         what: String,
         /// The client's error.
         source: Box<kube::Error>,
+    },
+    /// Something of that name is there that the pool did not make.
+    #[error(
+        "{what}: it exists and this pool did not make it; delete it or name the pool otherwise"
+    )]
+    NotOurs {
+        /// The action.
+        what: String,
     },
     /// The status could not be written.
     #[error("writing the status: {0}")]

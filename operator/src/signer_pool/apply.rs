@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use sigil_crds::{EnclaveAllocation, SignerPool};
 
+use super::ownership::is_ours;
 use super::plan::{Action, Plan};
 use super::{Context, PassError};
 use crate::names::{FINALIZER, MANAGER, POOL_LABEL};
@@ -37,8 +38,12 @@ pub async fn apply(context: &Context, pool: &SignerPool, plan: Plan) -> Applied 
     let mut done = 0;
     let mut failure = None;
     for action in &plan.actions {
-        if let Err(source) = applier.carry_out(action).await {
-            failure = Some(PassError::Apply { what: action.describe(), source: Box::new(source) });
+        if let Err(refusal) = applier.carry_out(action).await {
+            let what = action.describe();
+            failure = Some(match refusal {
+                Refusal::NotOurs => PassError::NotOurs { what },
+                Refusal::Request(source) => PassError::Apply { what, source: Box::new(source) },
+            });
             break;
         }
         done += 1;
@@ -53,19 +58,34 @@ pub async fn apply(context: &Context, pool: &SignerPool, plan: Plan) -> Applied 
     Applied { plan, done, failure }
 }
 
+/// Why an action was not carried out.
+#[derive(Debug)]
+enum Refusal {
+    NotOurs,
+    Request(kube::Error),
+}
+
 struct Applier<'a> {
     context: &'a Context,
     pool: &'a SignerPool,
     namespace: String,
 }
 
+// === impl Refusal ===
+
+impl From<kube::Error> for Refusal {
+    fn from(source: kube::Error) -> Self {
+        Self::Request(source)
+    }
+}
+
 // === impl Applier ===
 
 impl Applier<'_> {
-    async fn carry_out(&self, action: &Action) -> Result<(), kube::Error> {
+    async fn carry_out(&self, action: &Action) -> Result<(), Refusal> {
         match action {
-            Action::AddFinalizer => self.set_finalizers(true).await,
-            Action::RemoveFinalizer => self.set_finalizers(false).await,
+            Action::AddFinalizer => Ok(self.set_finalizers(true).await?),
+            Action::RemoveFinalizer => Ok(self.set_finalizers(false).await?),
             Action::ApplyServiceAccount(it) => self.put(it.as_ref()).await,
             Action::ApplyRole(it) => self.put(it.as_ref()).await,
             Action::ApplyRoleBinding(it) => self.put(it.as_ref()).await,
@@ -73,10 +93,12 @@ impl Applier<'_> {
             Action::ApplySettings(it) => self.put(it.as_ref()).await,
             Action::ApplyAllocation(it) => self.put(it.as_ref()).await,
             Action::ApplyRing(it) => self.put(it.as_ref()).await,
-            Action::CreateClaim(it) => self.create::<PersistentVolumeClaim>(it).await,
-            Action::CreatePod(it) => self.create::<Pod>(it).await,
-            Action::DeletePod { name, uid, .. } => self.delete::<Pod>(name, Some(uid)).await,
-            Action::DeleteAllocation { name } => self.delete::<EnclaveAllocation>(name, None).await,
+            Action::CreateClaim(it) => Ok(self.create::<PersistentVolumeClaim>(it).await?),
+            Action::CreatePod(it) => Ok(self.create::<Pod>(it).await?),
+            Action::DeletePod { name, uid, .. } => Ok(self.delete::<Pod>(name, Some(uid)).await?),
+            Action::DeleteAllocation { name } => {
+                Ok(self.delete::<EnclaveAllocation>(name, None).await?)
+            }
         }
     }
 
@@ -87,7 +109,9 @@ impl Applier<'_> {
         Api::namespaced(self.context.client.clone(), &self.namespace)
     }
 
-    async fn put<K>(&self, object: &K) -> Result<(), kube::Error>
+    /// The planner keeps off what is not ours; this looks again at the last moment, and at what
+    /// the planner, who reads allocations by label, cannot see.
+    async fn put<K>(&self, object: &K) -> Result<(), Refusal>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -95,6 +119,10 @@ impl Applier<'_> {
             + DeserializeOwned
             + Serialize,
     {
+        let live = self.api::<K>().get_metadata_opt(&object.name_any()).await?;
+        if live.is_some_and(|live| !is_ours(self.pool, &live.metadata)) {
+            return Err(Refusal::NotOurs);
+        }
         let parameters = PatchParams::apply(MANAGER).force();
         self.api::<K>().patch(&object.name_any(), &parameters, &Patch::Apply(object)).await?;
         Ok(())

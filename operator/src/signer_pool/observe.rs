@@ -74,7 +74,7 @@ pub async fn observe(context: &Context, pool: &SignerPool) -> Result<Observed, P
             .named::<DeserializeGuard<SignerRing>>("ring", &names.ring())
             .await?
             .and_then(readable),
-        settings: reader.of_pool("config maps", &pool_name).await?,
+        settings: reader.settings(pool).await?,
         service_account: reader.named("service account", &names.service_account()).await?,
         role: reader.named("role", &names.service_account()).await?,
         role_binding: reader.named("role binding", &names.service_account()).await?,
@@ -144,6 +144,16 @@ impl Reader<'_> {
             claims.extend(self.named("claims", &Names::new(&pool_name).claim(slot)).await?);
         }
         Ok(claims)
+    }
+
+    /// By name too, for the same reason.
+    async fn settings(&self, pool: &SignerPool) -> Result<Vec<ConfigMap>, PassError> {
+        let pool_name = pool.name_any();
+        let mut maps = Vec::new();
+        for slot in 0..desired_replicas(pool) {
+            maps.extend(self.named("config maps", &Names::new(&pool_name).settings(slot)).await?);
+        }
+        Ok(maps)
     }
 
     async fn volumes(

@@ -8,11 +8,12 @@ mod ring;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 use sigil_crds::{EnclaveAllocation, SignerPool, SignerRing};
 
 use super::members::{Member, members};
 use super::observe::Observed;
+use super::ownership::{is_ours, not_ours};
 use super::validate::{Verdict, desired_replicas};
 use crate::conditions::Reason;
 use crate::names::FINALIZER;
@@ -116,6 +117,11 @@ pub fn plan(pool: &SignerPool, verdict: &Verdict, observed: &Observed) -> Plan {
             }));
         }
     }
+    // Nothing starts from what somebody else made.
+    if let Some(what) = not_ours(pool, observed) {
+        plan.actions.retain(|action| !matches!(action, Action::CreatePod(_)));
+        plan.wait(Reason::ObjectNotOurs, what);
+    }
     // Pods last: what they read must be there when they start.
     plan.actions.sort_by_key(|action| matches!(action, Action::CreatePod(_)));
     plan
@@ -131,30 +137,41 @@ fn plan_accounts(scene: &Scene<'_>, plan: &mut Plan) {
     let Scene { pool, observed, .. } = scene;
     let own = pool.spec.dataplane.service_account_name.as_deref();
     let account = resources::service_account(pool);
-    if own.is_none() && !is_there(&account, observed.service_account.as_ref()) {
+    if own.is_none() && is_due(pool, &account, observed.service_account.as_ref()) {
         plan.actions.push(Action::ApplyServiceAccount(Box::new(account.clone())));
     }
     let slots: Vec<_> = scene.members.iter().map(|member| member.slot).collect();
     let role = resources::role(pool, &slots);
-    if !is_there(&role, observed.role.as_ref()) {
+    if is_due(pool, &role, observed.role.as_ref()) {
         plan.actions.push(Action::ApplyRole(Box::new(role)));
+    }
+    // Somebody else's account gets no rights of ours.
+    if own.is_none()
+        && observed.service_account.as_ref().is_some_and(|it| !is_ours(pool, it.meta()))
+    {
+        return;
     }
     let name = account.name_any();
     let binding = resources::role_binding(pool, own.unwrap_or(&name));
-    if !is_there(&binding, observed.role_binding.as_ref()) {
+    if is_due(pool, &binding, observed.role_binding.as_ref()) {
         plan.actions.push(Action::ApplyRoleBinding(Box::new(binding)));
     }
 }
 
 fn plan_budget(scene: &Scene<'_>, plan: &mut Plan) {
-    let budget = resources::disruption_budget(scene.pool, desired_replicas(scene.pool));
-    if !is_there(&budget, scene.observed.budget.as_ref()) {
+    let Scene { pool, .. } = scene;
+    let budget = resources::disruption_budget(pool, desired_replicas(pool));
+    if is_due(pool, &budget, scene.observed.budget.as_ref()) {
         plan.actions.push(Action::ApplyBudget(Box::new(budget)));
     }
 }
 
-fn is_there<K: serde::Serialize>(wanted: &K, live: Option<&K>) -> bool {
-    live.is_some_and(|live| resources::is_subset(wanted, live))
+/// Whether the object is to be applied: it is not there, or is ours and differs.
+fn is_due<K>(pool: &SignerPool, wanted: &K, live: Option<&K>) -> bool
+where
+    K: Resource<DynamicType = ()> + serde::Serialize,
+{
+    live.is_none_or(|live| is_ours(pool, live.meta()) && !resources::is_subset(wanted, live))
 }
 
 // === impl Plan ===

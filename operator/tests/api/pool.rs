@@ -272,3 +272,41 @@ async fn a_terminating_namespace_is_not_held_up() {
     .await;
     world.operator.stop().await.unwrap();
 }
+
+/// A pool beside an application of the same name: what the application made stays as it is.
+#[tokio::test]
+async fn what_an_application_made_is_not_taken_over() {
+    let world = World::start(&measurements(IMAGE)).await;
+    world.add_node().await;
+    let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+        "metadata": {"name": "demo", "namespace": NAMESPACE},
+        "spec": {"minAvailable": 3, "selector": {"matchLabels": {"app": "demo"}}}});
+    let settings = json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "demo-0-settings", "namespace": NAMESPACE}, "data": {"color": "blue"}});
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": "demo-signer", "namespace": NAMESPACE}});
+    // Of our own kind, but without the label by which the operator finds its own.
+    let allocation = json!({"apiVersion": "sigil.dev/v1alpha1", "kind": "EnclaveAllocation",
+        "metadata": {"name": "demo-0", "namespace": NAMESPACE},
+        "spec": {"pool": "other", "slot": 0, "node": "node-9", "launcher": "process",
+            "cpuCount": 2, "memoryMiB": 128}});
+    let mut before = Vec::new();
+    for object in [&budget, &settings, &account, &allocation] {
+        before.push(apply(&world.admin, object).await.unwrap());
+    }
+    apply(&world.admin, &pool()).await.unwrap();
+    let stalled =
+        world.wait_for(ConditionType::Stalled, ConditionStatus::True, "ObjectNotOurs").await;
+    for name in ["PodDisruptionBudget demo", "ConfigMap demo-0-settings", "ServiceAccount demo-sig"]
+    {
+        assert!(stalled.message.contains(name), "{stalled:?}");
+    }
+    world.wait_for(ConditionType::Reconciling, ConditionStatus::True, "ApplyFailed").await;
+    for (object, before) in [&budget, &settings, &account, &allocation].into_iter().zip(before) {
+        // Applying the same again is how this test reads any kind: it changes nothing.
+        let after = apply(&world.admin, object).await.unwrap();
+        assert_eq!(after.metadata.resource_version, before.metadata.resource_version, "{object}");
+    }
+    assert!(world.api::<Pod>().get_opt("demo-0").await.unwrap().is_none());
+    world.operator.stop().await.unwrap();
+}

@@ -6,6 +6,7 @@ use sigil_crds::{ConditionStatus, ConditionType};
 use super::View;
 use crate::conditions::{Finding, Reason};
 use crate::signer_pool::members::Member;
+use crate::signer_pool::ownership::not_ours;
 
 /// The four, in order.
 pub(super) fn whole(view: &View<'_>, details: &[Finding]) -> Vec<Finding> {
@@ -42,6 +43,9 @@ fn ready(view: &View<'_>, details: &[Finding]) -> Finding {
     }
     if let Some(problem) = view.problems().first() {
         return Finding::no(type_, problem.reason, problem.message.clone());
+    }
+    if let Some(what) = not_ours(view.pool, view.observed) {
+        return Finding::no(type_, Reason::ObjectNotOurs, what);
     }
     if let Some(outdated) = outdated(view) {
         return Finding::no(type_, Reason::Replacing, outdated);
@@ -123,6 +127,9 @@ fn stalled(view: &View<'_>, details: &[Finding]) -> Finding {
     }
     if let Some(problem) = view.problems().first() {
         return Finding::yes(type_, problem.reason, problem.message.clone());
+    }
+    if let Some(what) = not_ours(view.pool, view.observed) {
+        return Finding::yes(type_, Reason::ObjectNotOurs, what);
     }
     match details.iter().find(|one| !one.holds() && NEEDS_A_PERSON.contains(&one.reason)) {
         Some(flaw) => Finding::yes(type_, flaw.reason, flaw.message.clone()),

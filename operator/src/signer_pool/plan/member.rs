@@ -1,11 +1,12 @@
 //! What one member needs next. No surge on a node: the old pod is gone before the new one is made.
 
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use sigil_crds::{EmbeddedStore, MemberState};
 
-use super::{ACKNOWLEDGE_TIMEOUT_S, Action, Plan, Scene, is_there};
+use super::{ACKNOWLEDGE_TIMEOUT_S, Action, Plan, Scene, is_due};
 use crate::conditions::Reason;
-use crate::names::Names;
+use crate::names::{EPOCH_TIME, Names};
 use crate::resources;
 use crate::signer_pool::members::Member;
 use crate::signer_pool::placement;
@@ -28,7 +29,7 @@ pub(super) fn plan_member(
     };
     plan_what_pods_read(scene, valid, member, &node, plan);
     let allocation = resources::enclave_allocation(scene.pool, member.slot, &node);
-    if !is_there(&allocation, member.allocation) {
+    if is_due(scene.pool, &allocation, member.allocation) {
         plan.actions.push(Action::ApplyAllocation(Box::new(allocation)));
     }
     plan_pod(scene, valid, member, plan);
@@ -44,7 +45,7 @@ fn plan_what_pods_read(
 ) {
     let settings = resources::settings(scene.pool, valid, member.slot, node);
     let live = scene.observed.settings.iter().find(|found| found.name_any() == settings.name_any());
-    if !is_there(&settings, live) {
+    if is_due(scene.pool, &settings, live) {
         plan.actions.push(Action::ApplySettings(Box::new(settings)));
     }
     let store: Option<&EmbeddedStore> = scene.pool.spec.store.embedded.as_ref();
@@ -118,19 +119,19 @@ pub(super) fn is_drained(scene: &Scene<'_>, member: &Member<'_>) -> bool {
         MemberState::Draining => {
             member.has_acknowledged(epoch)
                 || !member.pod_is_ready()
-                || ring_age_s(scene) >= ACKNOWLEDGE_TIMEOUT_S
+                || epoch_age_s(scene) >= ACKNOWLEDGE_TIMEOUT_S
         }
     }
 }
 
-/// For how long the ring has not been acknowledged, in seconds.
-fn ring_age_s(scene: &Scene<'_>) -> i64 {
-    let conditions = scene.pool.status.as_ref().map(|status| status.conditions.as_slice());
-    let since = conditions.unwrap_or_default().iter().find(|condition| {
-        condition.type_ == sigil_crds::ConditionType::RingStable
-            && condition.status != sigil_crds::ConditionStatus::True
-    });
-    since.map_or(0, |condition| {
-        scene.observed.now.as_second() - condition.last_transition_time.0.as_second()
-    })
+/// For how long the newest epoch has been there, in seconds. The condition RingStable does not tell:
+/// it may have been untrue for long before this epoch, which nobody had the time to acknowledge. A
+/// ring without a readable annotation was changed by hand or is from an older version: its creation
+/// bounds the wait, so that a member is not held for ever.
+fn epoch_age_s(scene: &Scene<'_>) -> i64 {
+    let Some(ring) = &scene.observed.ring else { return 0 };
+    let annotated = ring.annotations().get(EPOCH_TIME).and_then(|time| time.parse().ok());
+    let created = ring.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let since: Option<Timestamp> = annotated.or(created);
+    since.map_or(0, |since| scene.observed.now.as_second() - since.as_second())
 }

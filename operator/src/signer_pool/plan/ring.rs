@@ -6,6 +6,7 @@ use sigil_crds::{EnclaveStatus, Measurement, MemberState, RingMember, SignerRing
 use super::{Action, Plan, Scene};
 use crate::resources;
 use crate::signer_pool::members::Member;
+use crate::signer_pool::ownership::is_ours;
 use crate::signer_pool::validate::ValidPool;
 
 /// Share of a member; all are equal.
@@ -80,6 +81,9 @@ fn write(
     members: Vec<RingMember>,
     plan: &mut Plan,
 ) {
+    if scene.observed.ring.as_ref().is_some_and(|ring| !is_ours(scene.pool, &ring.metadata)) {
+        return;
+    }
     let current = scene.observed.ring.as_ref().map(|ring| &ring.spec);
     if current.is_some_and(|ring| ring.members == members && ring.measurements == measurements) {
         return;
@@ -94,7 +98,8 @@ fn write(
         measurements,
         members,
     };
-    plan.actions.push(Action::ApplyRing(Box::new(resources::signer_ring(scene.pool, spec))));
+    let ring = resources::signer_ring(scene.pool, spec, scene.observed.now);
+    plan.actions.push(Action::ApplyRing(Box::new(ring)));
 }
 
 /// The highest epoch that anybody has seen: a ring that was deleted by hand must not make

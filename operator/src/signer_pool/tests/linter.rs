@@ -1,13 +1,18 @@
 //! What no plan may ever do, checked on every plan that any test produces.
 
-use kube::ResourceExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{Resource, ResourceExt};
 use sigil_crds::{MemberState, SignerPool};
 
 use crate::signer_pool::observe::Observed;
+use crate::signer_pool::ownership::is_ours;
 use crate::signer_pool::plan::{Action, Plan};
 
 pub(super) fn lint(pool: &SignerPool, observed: &Observed, plan: &Plan) {
     let mut rings = 0;
+    let keeps_off = |live: Option<&ObjectMeta>, what: &str| {
+        assert!(live.is_none_or(|live| is_ours(pool, live)), "{what}: somebody else's");
+    };
     for action in &plan.actions {
         let what = action.describe();
         match action {
@@ -40,7 +45,22 @@ pub(super) fn lint(pool: &SignerPool, observed: &Observed, plan: &Plan) {
                 });
                 assert!(!active || failed || moved, "{what}: it takes requests");
             }
+            Action::ApplyServiceAccount(_) => {
+                keeps_off(observed.service_account.as_ref().map(Resource::meta), &what);
+            }
+            Action::ApplyRole(_) => keeps_off(observed.role.as_ref().map(Resource::meta), &what),
+            Action::ApplyRoleBinding(_) => {
+                keeps_off(observed.role_binding.as_ref().map(Resource::meta), &what);
+            }
+            Action::ApplyBudget(_) => {
+                keeps_off(observed.budget.as_ref().map(Resource::meta), &what);
+            }
+            Action::ApplySettings(map) => {
+                let live = observed.settings.iter().find(|it| it.name_any() == map.name_any());
+                keeps_off(live.map(Resource::meta), &what);
+            }
             Action::ApplyRing(ring) => {
+                keeps_off(observed.ring.as_ref().map(Resource::meta), &what);
                 rings += 1;
                 let before = observed.ring.as_ref().map_or(0, |ring| ring.spec.epoch);
                 assert!(ring.spec.epoch > before, "{what}: the epoch does not grow");
