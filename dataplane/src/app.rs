@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::failpoint;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
-use crate::router::Router;
+use crate::router::{RetryBudget, Router};
 use crate::store::Records;
 use crate::unlock::Unlocker;
 
@@ -41,6 +41,7 @@ impl App {
     /// An application over one worker's pool.
     pub(crate) fn new(
         pool: Pool,
+        budget: Arc<RetryBudget>,
         records: Records,
         unlocker: Unlocker,
         births: Arc<BirthVerifier>,
@@ -48,7 +49,7 @@ impl App {
         keyspaces: Arc<[String]>,
     ) -> Self {
         Self {
-            router: Router::new(pool),
+            router: Router::new(pool, budget),
             records,
             unlocker,
             births,

@@ -1,5 +1,6 @@
 //! Which member signs. There is one: the node's own enclave.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sigil_enclave_protocol::v1::{ErrorCode, SignItem, SignResult};
@@ -9,6 +10,10 @@ use crate::error::{Code, Error};
 use crate::metrics::Metrics;
 use crate::pool::session::Client;
 use crate::pool::{Pool, PoolError};
+
+mod budget;
+
+pub(crate) use budget::RetryBudget;
 
 /// Sends of one request, the first included (row S14a).
 const SENDS_MAX: u32 = 3;
@@ -20,12 +25,13 @@ const RETRY_WAIT: Duration = Duration::from_millis(30);
 /// Routes requests to members.
 pub(crate) struct Router {
     local: Pool,
+    budget: Arc<RetryBudget>,
 }
 
 impl Router {
-    /// A router with one member.
-    pub(crate) fn new(local: Pool) -> Self {
-        Self { local }
+    /// A router with one member. The budget is that of the process.
+    pub(crate) fn new(local: Pool, budget: Arc<RetryBudget>) -> Self {
+        Self { local, budget }
     }
 
     /// Sends one item. Signing is deterministic, so an item whose answer was lost may be sent again;
@@ -35,26 +41,38 @@ impl Router {
         item: SignItem,
         metrics: &Metrics,
     ) -> Result<SignResult, Error> {
-        let started = Instant::now();
-        let mut sends = 1;
-        loop {
-            let result = self.local.sign(item.clone()).await;
-            let again = match &result {
-                Ok(result) => result.error == i32::from(ErrorCode::RetryLater),
-                Err(error) => *error == PoolError::Lost,
-            };
-            if !again || sends >= SENDS_MAX || started.elapsed() + RETRY_WAIT > RETRY_TIME_MAX {
-                return result.map_err(pool_error);
-            }
-            sends += 1;
-            metrics.retries.inc();
-            tokio::time::sleep(RETRY_WAIT).await;
-        }
+        let send = || self.local.sign(item.clone());
+        send_within(&self.budget, metrics, send).await.map_err(pool_error)
     }
 
     /// A client for single calls.
     pub(crate) fn client(&self) -> Result<Client, Error> {
         self.local.client().map(|(client, _)| client).map_err(pool_error)
+    }
+}
+
+/// Sends, and sends again within the bounds of one request and the budget of all.
+async fn send_within<S: Future<Output = Result<SignResult, PoolError>>>(
+    budget: &RetryBudget,
+    metrics: &Metrics,
+    send: impl Fn() -> S,
+) -> S::Output {
+    let started = Instant::now();
+    budget.earn();
+    let mut sends = 1;
+    loop {
+        let result = send().await;
+        let again = match &result {
+            Ok(result) => result.error == i32::from(ErrorCode::RetryLater),
+            Err(error) => *error == PoolError::Lost,
+        };
+        let late = started.elapsed() + RETRY_WAIT > RETRY_TIME_MAX;
+        if !again || sends >= SENDS_MAX || late || !budget.spend(Instant::now()) {
+            return result;
+        }
+        sends += 1;
+        metrics.retries.inc();
+        tokio::time::sleep(RETRY_WAIT).await;
     }
 }
 
@@ -78,5 +96,40 @@ pub(crate) fn call_error(status: &tonic::Status) -> Error {
             Error::internal(format!("enclave: {}", status.message()))
         }
         _ => Error::enclave_unavailable().because(status.message()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    /// Sends of `requests` at once, and how many of them were retries.
+    async fn sends(requests: u64, answer: Result<SignResult, PoolError>) -> (u64, u64) {
+        let (budget, metrics) = (RetryBudget::new(Instant::now()), Metrics::new());
+        let count = AtomicU64::new(0);
+        let all = (0..requests).map(|_| {
+            send_within(&budget, &metrics, || {
+                count.fetch_add(1, Ordering::Relaxed);
+                std::future::ready(answer.clone())
+            })
+        });
+        futures_util::future::join_all(all).await;
+        (count.into_inner(), metrics.retries.get())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_sent_three_times_and_a_storm_hardly_more_than_once_each() {
+        let later = SignResult { error: ErrorCode::RetryLater.into(), ..SignResult::default() };
+        let locked =
+            SignResult { error: ErrorCode::UnlockRequired.into(), ..SignResult::default() };
+        for (answer, once) in [(Ok(later), 3), (Err(PoolError::Lost), 3), (Ok(locked), 1)] {
+            assert_eq!(sends(1, answer.clone()).await, (once, once - 1));
+            let (all, again) = sends(10_000, answer).await;
+            assert_eq!(all, 10_000 + again);
+            assert!(again <= 1_000 + 510, "{again} retries");
+            assert_eq!(again == 0, once == 1);
+        }
     }
 }

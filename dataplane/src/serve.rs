@@ -8,6 +8,7 @@ use anyhow::Context;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::admin::Admin;
 use crate::app::App;
@@ -18,6 +19,7 @@ use crate::ingress::listener::{Bound, bind_all};
 use crate::kubernetes::Kubernetes;
 use crate::metrics::Metrics;
 use crate::pool::{BootWatch, Pool};
+use crate::router::RetryBudget;
 use crate::status::{MemberStatus, StatusWriter};
 use crate::store::{EmbeddedStore, Records};
 use crate::unlock::Unlocker;
@@ -48,6 +50,7 @@ struct Shared {
     unlocker: Unlocker,
     births: Arc<BirthVerifier>,
     metrics: Arc<Metrics>,
+    budget: Arc<RetryBudget>,
     stop: watch::Receiver<bool>,
     workers: usize,
 }
@@ -78,6 +81,7 @@ impl Server {
             unlocker: Unlocker::new(&config.unlock, Arc::clone(&metrics)),
             births: Arc::new(BirthVerifier::new(Arc::clone(&trust))),
             metrics: Arc::clone(&metrics),
+            budget: Arc::new(RetryBudget::new(Instant::now())),
             stop: stopped,
             workers,
             config,
@@ -178,6 +182,7 @@ fn run_worker(runtime: &Runtime, shared: &Shared, socket: Bound, cpu: Option<usi
         let pool = Pool::start(shared.boots.clone(), connections, Arc::clone(&shared.metrics));
         let app = App::new(
             pool,
+            Arc::clone(&shared.budget),
             shared.records.clone(),
             shared.unlocker.clone(),
             Arc::clone(&shared.births),

@@ -11,6 +11,7 @@ use crate::attest::{BirthVerifier, Trust};
 use crate::config::{ListenAddress, Unlock};
 use crate::metrics::Metrics;
 use crate::pool::{Boot, Pool};
+use crate::router::RetryBudget;
 use crate::store::{EmbeddedStore, Records};
 use crate::unlock::Unlocker;
 
@@ -35,6 +36,7 @@ impl Bench {
         let trust = Trust { root: TrustRoot::aws(), images: PcrAllowList::default() };
         let app = App::new(
             Pool::start(watched, 1, Arc::clone(&metrics)),
+            Arc::new(RetryBudget::new(Instant::now())),
             Records::new(Arc::new(store)),
             Unlocker::new(&Unlock::default(), Arc::clone(&metrics)),
             Arc::new(BirthVerifier::new(Arc::new(trust))),
