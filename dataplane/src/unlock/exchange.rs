@@ -7,6 +7,7 @@ use sigil_enclave_protocol::v1::unlock_begin_request::What;
 use sigil_enclave_protocol::v1::{
     ErrorCode, UnlockAuthorizeReply, UnlockBeginReply, UnlockBeginRequest,
 };
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -38,6 +39,16 @@ pub(super) struct AuditSubject<'a> {
     pub(super) unlock_request_id: &'a str,
     pub(super) keyspace: &'a str,
     pub(super) key_id: Option<String>,
+}
+
+/// The audit of one call: written when the call ends, also if it ends because nobody waits for it any
+/// longer (row U5).
+struct Audit<'a> {
+    subject: &'a AuditSubject<'a>,
+    action: Action,
+    begun: &'a UnlockBeginReply,
+    /// False once written.
+    is_due: bool,
 }
 
 /// Everything that an exchange needs.
@@ -165,11 +176,13 @@ impl Exchanger {
         crate::failpoint::hit("unlock.begun");
         let tunnel = tunnel::open(boot, unlock_id).await?;
         let attempt = Duration::from_millis(self.limits.attempt_timeout_ms);
-        let result = exchange(&mut client, signed, tunnel, kms, attempt).await;
+        let audit = Audit { subject, action, begun: &begun, is_due: true };
+        let call = exchange(&mut client, signed);
+        let result = while_copying(call, tunnel, kms, attempt).await;
+        audit.end(result.as_ref().err());
         if matches!(&result, Err(error) if error.credentials_refused) {
             self.authorizer.forget_credentials().await;
         }
-        audit(subject, action, &begun, result.as_ref().err());
         result
     }
 
@@ -190,22 +203,45 @@ fn check_begun(
     })
 }
 
-/// The tunnel lives as long as the call that needs it.
+// === impl Audit ===
+
+impl Audit<'_> {
+    fn end(mut self, error: Option<&ExchangeError>) {
+        self.is_due = false;
+        self.write(error);
+    }
+
+    fn write(&self, error: Option<&ExchangeError>) {
+        tracing::info!(
+            target: "sigil_dataplane::audit",
+            keyID = self.begun.request.as_ref().map_or("", |request| request.kms_key_arn.as_str()),
+            kms_op = self.action.as_str(),
+            attestation_hash = const_hex::encode(&self.begun.attestation_hash),
+            dek_id = const_hex::encode(&self.begun.dek_id),
+            keyspace = self.subject.keyspace,
+            signing_key_id = self.subject.key_id,
+            unlock_request_id = self.subject.unlock_request_id,
+            result = error.map_or("ok", |error| error.class.as_str()),
+            detail = error.map(|error| error.detail.as_str()),
+            "unlock_audit"
+        );
+    }
+}
+
+impl Drop for Audit<'_> {
+    fn drop(&mut self) {
+        if self.is_due {
+            let detail = "cut before its end; KMS may have answered";
+            self.write(Some(&ExchangeError::new(KmsErrorClass::Timeout, detail)));
+        }
+    }
+}
+
 async fn exchange(
     client: &mut Client,
     signed: sigil_enclave_protocol::v1::UnlockAuthorizeRequest,
-    tunnel: crate::pool::transport::EnclaveStream,
-    kms: tokio::net::TcpStream,
-    limit: Duration,
 ) -> Result<UnlockAuthorizeReply, ExchangeError> {
-    let copying = tokio::spawn(tunnel::copy(tunnel, kms));
-    let reply = timeout(limit, client.unlock_authorize(signed)).await;
-    copying.abort();
-    let reply = reply
-        .map_err(|_| {
-            ExchangeError::new(KmsErrorClass::Timeout, format!("KMS took over {limit:?}"))
-        })??
-        .into_inner();
+    let reply = client.unlock_authorize(signed).await?.into_inner();
     if reply.error == i32::from(ErrorCode::Ok) {
         Ok(reply)
     } else {
@@ -213,29 +249,33 @@ async fn exchange(
     }
 }
 
-fn audit(
-    subject: &AuditSubject<'_>,
-    action: Action,
-    begun: &UnlockBeginReply,
-    error: Option<&ExchangeError>,
-) {
-    tracing::info!(
-        target: "sigil_dataplane::audit",
-        keyID = begun.request.as_ref().map_or("", |request| request.kms_key_arn.as_str()),
-        kms_op = action.as_str(),
-        attestation_hash = const_hex::encode(&begun.attestation_hash),
-        dek_id = const_hex::encode(&begun.dek_id),
-        keyspace = subject.keyspace,
-        signing_key_id = subject.key_id,
-        unlock_request_id = subject.unlock_request_id,
-        result = error.map_or("ok", |error| error.class.as_str()),
-        detail = error.map(|error| error.detail.as_str()),
-        "unlock_audit"
-    );
+/// The tunnel lives as long as the call that needs it, and both are one future: whoever drops it, or
+/// whichever limit cuts it, closes both ends.
+async fn while_copying<T>(
+    call: impl Future<Output = Result<T, ExchangeError>>,
+    enclave: impl AsyncRead + AsyncWrite,
+    kms: impl AsyncRead + AsyncWrite,
+    limit: Duration,
+) -> Result<T, ExchangeError> {
+    let both = async {
+        tokio::pin!(call);
+        tokio::select! {
+            result = &mut call => return result,
+            // A tunnel that ended early says nothing; the enclave knows why, and answers.
+            _ = tunnel::copy(enclave, kms) => {}
+        }
+        call.await
+    };
+    let late = |_| ExchangeError::new(KmsErrorClass::Timeout, format!("KMS took over {limit:?}"));
+    timeout(limit, both).await.map_err(late)?
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tokio::io::AsyncReadExt;
+
     use super::*;
 
     #[test]
@@ -273,6 +313,54 @@ mod tests {
         assert!(refused(ErrorCode::KmsDenied, "InvalidSignatureException"));
         for of_the_row in ["AccessDeniedException", "InvalidCiphertextException", "Other", ""] {
             assert!(!refused(ErrorCode::KmsDenied, of_the_row), "{of_the_row}");
+        }
+    }
+
+    /// What a subscriber wrote.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What `run_unlimited` does from the audit on, against a KMS that says nothing.
+    async fn silent_call(enclave: tokio::io::DuplexStream, kms: tokio::io::DuplexStream) {
+        let subject = AuditSubject { unlock_request_id: "r-1", keyspace: "default", key_id: None };
+        let begun = UnlockBeginReply::default();
+        let audit =
+            Audit { subject: &subject, action: Action::Decrypt, begun: &begun, is_due: true };
+        let call = std::future::pending::<Result<(), ExchangeError>>();
+        let result = while_copying(call, enclave, kms, Duration::from_millis(500)).await;
+        audit.end(result.as_ref().err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whichever_limit_cuts_a_call_its_sockets_close_and_its_audit_is_written_once() {
+        for (limit_ms, detail) in [(100, "cut before its end"), (1_000, "KMS took over 500ms")] {
+            let lines = Lines::default();
+            let sink = lines.clone();
+            let subscriber = tracing_subscriber::fmt().with_writer(move || sink.clone()).finish();
+            let listening = tracing::subscriber::set_default(subscriber);
+            let (enclave, mut enclave_far) = tokio::io::duplex(64);
+            let (kms, mut kms_far) = tokio::io::duplex(64);
+            let limit = Duration::from_millis(limit_ms);
+            let cut = timeout(limit, silent_call(enclave, kms)).await;
+            assert_eq!(cut.is_err(), limit_ms == 100);
+            for far in [&mut enclave_far, &mut kms_far] {
+                let end = timeout(Duration::from_secs(1), far.read(&mut [0; 1])).await;
+                assert_eq!(end.expect("the socket is kept").unwrap(), 0);
+            }
+            drop(listening);
+            let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(text.matches("unlock_audit").count(), 1, "{text}");
+            assert!(text.contains("timeout") && text.contains(detail), "{text}");
         }
     }
 }
