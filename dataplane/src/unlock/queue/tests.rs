@@ -242,7 +242,7 @@ async fn a_dek_that_never_opens_is_tried_ever_more_seldom_and_by_a_caller_sooner
     for wait_s in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
         let job = take(&mut queue).unwrap();
         queue.failed(&job, KmsErrorClass::Denied, Instant::now(), recovery);
-        tokio::time::advance(Duration::from_secs(wait_s) - Duration::from_millis(1)).await;
+        tokio::time::advance(Duration::from_millis(wait_s * 1_000 - 1)).await;
         assert!(take(&mut queue).is_none(), "{wait_s} s");
         tokio::time::advance(Duration::from_millis(1)).await;
     }
