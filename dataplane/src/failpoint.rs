@@ -12,10 +12,11 @@ pub const CREATE_POINTS: [&str; 7] = [
 ];
 
 /// Every point of an unlock that makes a DEK, in order.
-pub const UNLOCK_POINTS: [&str; 6] = [
+pub const UNLOCK_POINTS: [&str; 7] = [
     "unlock.begun",
     "unlock.generated",
     "unlock.row-stored",
+    "unlock.proved",
     "unlock.elected",
     "unlock.read-back",
     "unlock.installed",

@@ -54,7 +54,9 @@ impl Worker {
     }
 
     /// Makes a DEK. The enclave has erased its plaintext when this returns: what is installed later
-    /// is what the store gives back. Of several members that do this at once, one is elected.
+    /// is what the store gives back. Of several members that do this at once, one is elected. Only a
+    /// row that was seen to open as born here stands for election, since an election is for good: a
+    /// false answer at generation leaves a row that nothing names.
     async fn generate(&self, job: &Job, boot: &Boot) -> Result<[u8; 16], ExchangeError> {
         let keyspace = &*job.key.keyspace;
         let request = UnlockBeginRequest {
@@ -69,6 +71,8 @@ impl Worker {
         let record = generated_record(keyspace, reply)?;
         self.records.put_dek(&record).await?;
         failpoint::hit("unlock.row-stored");
+        self.prove(job, record.dek_id, boot).await?;
+        failpoint::hit("unlock.proved");
         let elected = self.records.elect_current(keyspace, &boot.pcr0, record.dek_id).await?;
         failpoint::hit("unlock.elected");
         tracing::info!(
@@ -78,6 +82,17 @@ impl Worker {
             "DEK generated"
         );
         Ok(elected)
+    }
+
+    /// Has a new row decrypted once, as a DEK that only opens.
+    async fn prove(&self, job: &Job, dek_id: [u8; 16], boot: &Boot) -> Result<(), ExchangeError> {
+        let row = self.row(job, dek_id).await?;
+        let request = UnlockBeginRequest { what: Some(What::Row(row)), current: false };
+        let reply = self.exchanger.run(boot, request, &subject(job)).await?;
+        if reply.provenance() == DekProvenance::Born {
+            return Ok(());
+        }
+        Err(does_not_seal(&reply))
     }
 
     /// Reads the DEK's row back and has it decrypted inside the enclave.
@@ -95,15 +110,7 @@ impl Worker {
         let reply = self.exchanger.run(boot, request, &subject(job)).await?;
         failpoint::hit("unlock.installed");
         if current && !reply.sealing {
-            return Err(ExchangeError::new(
-                KmsErrorClass::Attestation,
-                format!(
-                    "the keyspace's DEK does not seal here: its birth is {}",
-                    DekProvenance::try_from(reply.provenance)
-                        .unwrap_or(DekProvenance::ProvenanceUnspecified)
-                        .as_str_name()
-                ),
-            ));
+            return Err(does_not_seal(&reply));
         }
         Ok(Unlocked { dek_id, sealing: reply.sealing, valid_for_ms: reply.valid_for_ms })
     }
@@ -126,6 +133,16 @@ impl Worker {
             _ => Err(missing(dek_id)),
         }
     }
+}
+
+fn does_not_seal(reply: &UnlockAuthorizeReply) -> ExchangeError {
+    ExchangeError::new(
+        KmsErrorClass::Attestation,
+        format!(
+            "the keyspace's DEK does not seal here: its birth is {}",
+            reply.provenance().as_str_name()
+        ),
+    )
 }
 
 fn missing(dek_id: [u8; 16]) -> ExchangeError {

@@ -29,6 +29,8 @@ pub enum FaultMode {
     /// The envelope is well formed and for the right key, but holds [`crate::KNOWN_DEK`] instead of
     /// what the blob wraps: a forgery by somebody who knows the public key.
     ForgedEnvelope,
+    /// As [`Self::ForgedEnvelope`] for GenerateDataKey alone; Decrypt is honest.
+    ForgedGeneration,
     /// GenerateDataKey wraps [`crate::KNOWN_DEK`] and is honest about it in every other way: what
     /// a KMS key with a hostile past can do. Decrypt is honest.
     KnownDek,
@@ -65,7 +67,7 @@ pub struct UnknownFault(String);
 
 impl FaultMode {
     /// All modes with their names.
-    pub const ALL: [(Self, &str); 23] = [
+    pub const ALL: [(Self, &str); 24] = [
         (Self::Off, "off"),
         (Self::Throttle, "throttle"),
         (Self::Http500, "http-500"),
@@ -76,6 +78,7 @@ impl FaultMode {
         (Self::WrongKeyArn, "wrong-key-arn"),
         (Self::TwoRecipients, "two-recipients"),
         (Self::ForgedEnvelope, "forged-envelope"),
+        (Self::ForgedGeneration, "forged-generation"),
         (Self::KnownDek, "known-dek"),
         (Self::WrongSki, "wrong-ski"),
         (Self::Truncated, "truncated"),
@@ -90,6 +93,11 @@ impl FaultMode {
         (Self::OtherRoot, "other-root"),
         (Self::CloseInHandshake, "close-in-handshake"),
     ];
+
+    /// What is left of this fault for Decrypt.
+    pub(crate) fn for_decrypt(self) -> Self {
+        if self == Self::ForgedGeneration { Self::Off } else { self }
+    }
 
     fn names() -> Vec<&'static str> {
         Self::ALL.map(|(_, name)| name).to_vec()

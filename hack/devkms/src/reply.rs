@@ -89,7 +89,9 @@ fn faulty_envelope(
     plaintext: &[u8],
 ) -> Result<Vec<u8>, ApiError> {
     match fault {
-        FaultMode::ForgedEnvelope => envelope(&[&recipient], &KNOWN_DEK),
+        FaultMode::ForgedEnvelope | FaultMode::ForgedGeneration => {
+            envelope(&[&recipient], &KNOWN_DEK)
+        }
         FaultMode::TwoRecipients => envelope(&[&recipient, &attacker()?], plaintext),
         FaultMode::WrongSki => envelope(&[&recipient.misnamed()], plaintext),
         FaultMode::Truncated => {

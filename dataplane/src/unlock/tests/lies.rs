@@ -49,23 +49,25 @@ async fn generated_in(mode: FaultMode, bench: &Bench, member: &Arc<Member>) -> [
 }
 
 /// The plaintext that the enclave saw at generation is not what the wrapped DEK holds. The birth
-/// document commits to the first, so no Decrypt of the second is ever accepted.
-///
-/// `current` goes on naming that row: an election is for good, and nothing here takes one back. The
-/// keyspace makes no keys for this image until somebody puts the row right.
+/// document commits to the first, so the row never opens, never stands for election, and the next
+/// attempt makes another.
 #[tokio::test]
-async fn a_lie_at_generation_alone_is_refused_at_every_unlock_and_nothing_seals() {
+async fn a_lie_at_generation_alone_is_refused_and_the_next_honest_dek_is_elected() {
     let bench = bench();
-    let member = Arc::new(bench.member(0).await);
-    let current = generated_in(FaultMode::ForgedEnvelope, &bench, &member).await;
+    let member = bench.member(0).await;
+    bench.kms.set_fault(FaultMode::ForgedGeneration).unwrap();
     for _ in 0..3 {
         let error = refusal(&member).await;
         assert!(error.detail.contains("DEK_MISMATCH"), "{error}");
         assert!(member.deks().await.is_empty(), "it does not open either");
         assert_nothing_seals(&bench, &member).await;
     }
-    assert_eq!(bench.currents().await, [current]);
-    assert_eq!(bench.kms.counters().get("GenerateDataKey", "ok"), 1);
+    assert!(bench.currents().await.is_empty(), "nothing was elected");
+    bench.kms.set_fault(FaultMode::Off).unwrap();
+    let unlocked = member.unlock().await;
+    assert!(unlocked.sealing);
+    assert_eq!(bench.currents().await, [unlocked.dek_id]);
+    create(&bench.app(&member)).await.unwrap();
 }
 
 #[tokio::test]

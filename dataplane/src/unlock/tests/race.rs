@@ -73,7 +73,7 @@ fn stopped_at(racer: usize) -> Option<&'static str> {
 
 /// A racer that is stopped here never comes to the election.
 fn stopped_before_election(point: &str) -> bool {
-    ["unlock.begun", "unlock.generated", "unlock.row-stored"].contains(&point)
+    ["unlock.begun", "unlock.generated", "unlock.row-stored", "unlock.proved"].contains(&point)
 }
 
 /// One racer in a task of its own; gives the point that stopped it.
@@ -138,17 +138,18 @@ async fn race_and_check() {
     for unlocked in ends.iter().flatten() {
         assert!(unlocked.sealing && unlocked.dek_id == current);
     }
-    // Every generation that was stopped after its row was written left its row, and no other did.
+    // Every generation that was stopped after its row was written left its row. So did attempts that
+    // failed between row and proof because their enclave had too many unlocks open.
     let (rows, _) = bench.records.deks(KEYSPACE, None, 1_000).await.unwrap();
     let made: BTreeSet<_> = rows.iter().map(|row| row.dek_id).collect();
     let rowless = stopped[&Some("unlock.begun")] + stopped[&Some("unlock.generated")];
-    assert_eq!(made.len(), RACERS - rowless);
+    assert!(made.len() >= RACERS - rowless);
     assert!(made.contains(&current));
     for member in &members {
         let installed = member.deks().await;
         assert!(
-            installed.iter().all(|dek| dek.dek_id[..] == current && dek.sealing),
-            "a loser is never installed: {installed:?}"
+            installed.iter().all(|dek| !dek.sealing || dek.dek_id[..] == current),
+            "a loser never seals: {installed:?}"
         );
     }
     assert_new_keys_are_under(&bench, &members, current, &made).await;

@@ -50,7 +50,7 @@ impl Call<'_> {
         }
         let plaintext = blob::unwrap(&key.material, context, &blob)?;
         Reply::new(json!({ "EncryptionAlgorithm": "SYMMETRIC_DEFAULT", "KeyId": key.arn }))
-            .with_plaintext(self.fault, attested, &plaintext)
+            .with_plaintext(self.fault.for_decrypt(), attested, &plaintext)
     }
 
     pub(super) fn encrypt(&self, request: &Encrypt) -> Result<Reply, ApiError> {
