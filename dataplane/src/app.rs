@@ -8,8 +8,7 @@ use crate::attest::BirthVerifier;
 use crate::error::Error;
 use crate::failpoint;
 use crate::metrics::Metrics;
-use crate::pool::Pool;
-use crate::router::{RetryBudget, Router};
+use crate::router::Router;
 use crate::store::Records;
 use crate::unlock::Unlocker;
 
@@ -38,10 +37,9 @@ pub(crate) struct App {
 }
 
 impl App {
-    /// An application over one worker's pool.
+    /// An application over one worker's router.
     pub(crate) fn new(
-        pool: Pool,
-        budget: Arc<RetryBudget>,
+        router: Router,
         records: Records,
         unlocker: Unlocker,
         births: Arc<BirthVerifier>,
@@ -49,7 +47,7 @@ impl App {
         keyspaces: Arc<[String]>,
     ) -> Self {
         Self {
-            router: Router::new(pool, budget),
+            router,
             records,
             unlocker,
             births,

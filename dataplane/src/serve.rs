@@ -19,7 +19,7 @@ use crate::ingress::listener::{Bound, bind_all};
 use crate::kubernetes::Kubernetes;
 use crate::metrics::Metrics;
 use crate::pool::{BootWatch, Pool};
-use crate::router::RetryBudget;
+use crate::router::{RetryBudget, Router};
 use crate::status::{MemberStatus, StatusWriter};
 use crate::store::{EmbeddedStore, Records};
 use crate::unlock::Unlocker;
@@ -181,8 +181,7 @@ fn run_worker(runtime: &Runtime, shared: &Shared, socket: Bound, cpu: Option<usi
         let connections = shared.config.enclave.connections.div_ceil(shared.workers);
         let pool = Pool::start(shared.boots.clone(), connections, Arc::clone(&shared.metrics));
         let app = App::new(
-            pool,
-            Arc::clone(&shared.budget),
+            Router::new(pool, Arc::clone(&shared.budget)),
             shared.records.clone(),
             shared.unlocker.clone(),
             Arc::clone(&shared.births),

@@ -11,7 +11,7 @@ use crate::attest::{BirthVerifier, Trust};
 use crate::config::{ListenAddress, Unlock};
 use crate::metrics::Metrics;
 use crate::pool::{Boot, Pool};
-use crate::router::RetryBudget;
+use crate::router::{RetryBudget, Router};
 use crate::store::{EmbeddedStore, Records};
 use crate::unlock::Unlocker;
 
@@ -35,8 +35,10 @@ impl Bench {
         let store = EmbeddedStore::open(folder.path(), |_| {}).unwrap();
         let trust = Trust { root: TrustRoot::aws(), images: PcrAllowList::default() };
         let app = App::new(
-            Pool::start(watched, 1, Arc::clone(&metrics)),
-            Arc::new(RetryBudget::new(Instant::now())),
+            Router::new(
+                Pool::start(watched, 1, Arc::clone(&metrics)),
+                Arc::new(RetryBudget::new(Instant::now())),
+            ),
             Records::new(Arc::new(store)),
             Unlocker::new(&Unlock::default(), Arc::clone(&metrics)),
             Arc::new(BirthVerifier::new(Arc::new(trust))),

@@ -257,7 +257,8 @@ async fn while_copying<T>(
     kms: impl AsyncRead + AsyncWrite,
     limit: Duration,
 ) -> Result<T, ExchangeError> {
-    let both = async {
+    // Boxed: with its buffers it would be a large part of every future above it.
+    let both = Box::pin(async {
         tokio::pin!(call);
         tokio::select! {
             result = &mut call => return result,
@@ -265,7 +266,7 @@ async fn while_copying<T>(
             _ = tunnel::copy(enclave, kms) => {}
         }
         call.await
-    };
+    });
     let late = |_| ExchangeError::new(KmsErrorClass::Timeout, format!("KMS took over {limit:?}"));
     timeout(limit, both).await.map_err(late)?
 }

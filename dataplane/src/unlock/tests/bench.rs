@@ -32,7 +32,7 @@ use crate::config::{Kms, Unlock};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::pool::{Boot, Pool};
-use crate::router::RetryBudget;
+use crate::router::{RetryBudget, Router};
 use crate::status::KmsErrorClass;
 use crate::store::{CurrentRecord, EmbeddedStore, Records, Store, Table};
 
@@ -131,8 +131,7 @@ impl Bench {
         let trust = Trust { root, images: PcrAllowList::new(vec![self.image]) };
         let metrics = Arc::new(Metrics::new());
         App::new(
-            member.pool.clone(),
-            Arc::new(RetryBudget::new(Instant::now())),
+            Router::new(member.pool.clone(), Arc::new(RetryBudget::new(Instant::now()))),
             self.records.clone(),
             Unlocker::new(&Unlock::default(), Arc::clone(&metrics)),
             Arc::new(BirthVerifier::new(Arc::new(trust))),
