@@ -2,9 +2,11 @@
 //! `/readyz`, `/debug` and the Kubernetes part read it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 /// One snapshot. It holds no secret and is compared to find out whether something changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -49,8 +51,11 @@ pub struct MeasurementStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyspaceStatus {
-    /// The keyspace's sealing DEK is installed in the running enclave.
+    /// The keyspace's sealing DEK is installed in the running enclave and has not expired.
     pub unlocked: bool,
+    /// Hard limit of that DEK.
+    #[serde(skip)]
+    pub(crate) sealing_until: Option<Instant>,
     /// Why the last exchange with KMS failed; empty after one that worked.
     pub kms_error: Option<KmsErrorClass>,
     /// The failure has lasted long enough that a person should look. Retries go on.
@@ -140,12 +145,34 @@ impl StatusWriter {
         self.update(|status| change(status.keyspaces.entry(name.to_owned()).or_default()));
     }
 
+    /// The keyspace's sealing DEK was installed and expires after `life`, unless it is renewed: a KMS
+    /// that is away for longer must show.
+    pub fn unlocked_for(&self, name: &str, life: Duration) {
+        let until = Instant::now() + life;
+        self.update_keyspace(name, |keyspace| {
+            keyspace.unlocked = true;
+            keyspace.sealing_until = Some(until);
+        });
+        let (writer, name) = (self.clone(), name.to_owned());
+        tokio::spawn(async move {
+            sleep_until(until).await;
+            writer.update_keyspace(&name, |keyspace| {
+                if keyspace.sealing_until == Some(until) {
+                    keyspace.unlocked = false;
+                }
+            });
+        });
+    }
+
     /// The boot is gone: nothing of it is true any more.
     pub fn enclave_gone(&self) {
         self.update(|status| {
             let keyspaces = std::mem::take(&mut status.keyspaces)
                 .into_iter()
-                .map(|(name, old)| (name, KeyspaceStatus { unlocked: false, ..old }))
+                .map(|(name, old)| {
+                    let KeyspaceStatus { kms_error, needs_person, .. } = old;
+                    (name, KeyspaceStatus { kms_error, needs_person, ..KeyspaceStatus::default() })
+                })
                 .collect();
             *status = MemberStatus {
                 keyspaces,
@@ -169,6 +196,22 @@ mod tests {
         assert!(!reader.has_changed().unwrap());
         writer.update(|status| status.store_durable = true);
         assert!(reader.has_changed().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dek_that_expires_locks_its_keyspace_and_one_that_is_renewed_does_not() {
+        let writer = StatusWriter::new(&["default".to_owned()]);
+        let unlocked = || writer.snapshot().keyspaces["default"].unlocked;
+        let hour = Duration::from_hours(1);
+        writer.unlocked_for("default", hour);
+        tokio::time::advance(hour / 2).await;
+        writer.unlocked_for("default", hour);
+        tokio::time::advance(hour / 2).await;
+        tokio::task::yield_now().await;
+        assert!(unlocked(), "renewed after half its life");
+        tokio::time::advance(hour / 2).await;
+        tokio::task::yield_now().await;
+        assert!(!unlocked());
     }
 
     #[test]

@@ -94,12 +94,8 @@ impl BirthVerifier {
         if !is_about(&statement, StatementKind::Possession, expected) {
             return Err(BirthError::OtherSubject);
         }
-        let vouched = match statement.dek_provenance {
-            Provenance::Born => true,
-            Provenance::Foreign => statement.dek_birth_pcr0 == birth_pcr0,
-            Provenance::Unproven => false,
-        };
-        // Whoever knows the DEK writes what he likes into the header: it counts after the DEK.
+        // A foreign DEK vouches for nothing: its maker can own that image, and then knows the DEK.
+        let vouched = statement.dek_provenance == Provenance::Born;
         if vouched && statement.key_birth_pcr0 == birth_pcr0 {
             Ok(())
         } else {

@@ -106,8 +106,11 @@ impl Runner {
         match result {
             Ok(unlocked) => {
                 self.shared.metrics.unlocked(keyspace, job.queued_at.elapsed());
+                if unlocked.sealing {
+                    let life = Duration::from_millis(unlocked.valid_for_ms);
+                    self.status.unlocked_for(keyspace, life);
+                }
                 self.status.update_keyspace(keyspace, |status| {
-                    status.unlocked |= unlocked.sealing;
                     status.kms_error = None;
                     status.needs_person = false;
                 });
