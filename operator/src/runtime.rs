@@ -100,10 +100,7 @@ pub async fn run_with(
     server::start(args.metrics_address, server::Pages::Metrics, Arc::clone(&metrics)).await?;
 
     let lease = lease::Lease::new(client.clone(), &args.namespace, &args.identity);
-    let held = tokio::select! {
-        held = lease.acquire() => held,
-        _ = stop.wait_for(|stop| *stop) => return Ok(()),
-    };
+    let Some(held) = lease.acquire(stop.clone()).await else { return Ok(()) };
     let stopped = stop.clone();
     metrics.leader.set(1);
     tracing::info!(identity = args.identity, "leading");

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::names::MANAGER;
@@ -24,6 +25,8 @@ const RENEW_EVERY: Duration = Duration::from_secs(4);
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// Between looks at a lease that somebody else holds.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
+/// Times that a lease is given back before it is left to run out.
+const RELEASE_ATTEMPTS: usize = 3;
 /// One request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -53,17 +56,21 @@ impl Lease {
         Self { api: Api::namespaced(client, namespace), identity: identity.to_owned() }
     }
 
-    /// Waits until the lease is ours.
-    pub async fn acquire(self) -> Held {
+    /// Waits until the lease is ours, or `stop`. A request under way is never cut: the server might
+    /// still grant a lease that nobody would then give back.
+    pub async fn acquire(self, mut stop: watch::Receiver<bool>) -> Option<Held> {
         let mut seen = None;
         loop {
             match timeout(REQUEST_TIMEOUT, self.try_acquire(&mut seen)).await {
-                Ok(Ok(true)) => return Held { lease: self },
+                Ok(Ok(true)) => return Some(Held { lease: self }),
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "the lease cannot be taken yet"),
                 Err(_) => tracing::warn!("the lease cannot be taken yet: no answer"),
             }
-            sleep(RETRY_EVERY).await;
+            tokio::select! {
+                () = sleep(RETRY_EVERY) => {}
+                _ = stop.wait_for(|stop| *stop) => return None,
+            }
         }
     }
 
@@ -89,6 +96,16 @@ impl Lease {
         }
         let spec = lease.spec.get_or_insert_default();
         spec.renew_time = Some(MicroTime(Timestamp::now()));
+        won(self.api.replace(MANAGER, &PostParams::default(), &lease).await)
+    }
+
+    /// False if the lease changed meanwhile.
+    async fn give_back(&self) -> Result<bool, kube::Error> {
+        let mut lease = self.api.get(MANAGER).await?;
+        if holder(&lease) != Some(&self.identity) {
+            return Ok(true);
+        }
+        lease.spec.get_or_insert_default().holder_identity = None;
         won(self.api.replace(MANAGER, &PostParams::default(), &lease).await)
     }
 
@@ -133,18 +150,15 @@ impl Held {
     /// Gives the lease back, so that the next process need not wait. Not being able to is no
     /// harm: it runs out.
     pub async fn release(self) {
-        let given_back = timeout(REQUEST_TIMEOUT, async {
-            let mut lease = self.lease.api.get(MANAGER).await?;
-            if holder(&lease) == Some(&self.lease.identity) {
-                let spec = lease.spec.get_or_insert_default();
-                spec.holder_identity = None;
-                self.lease.api.replace(MANAGER, &PostParams::default(), &lease).await?;
+        for _ in 0..RELEASE_ATTEMPTS {
+            match timeout(REQUEST_TIMEOUT, self.lease.give_back()).await {
+                Ok(Ok(true)) => return,
+                // A renewal that was under way came in between.
+                Ok(Ok(false)) => {}
+                Ok(Err(_)) | Err(_) => break,
             }
-            Ok::<_, kube::Error>(())
-        });
-        if !matches!(given_back.await, Ok(Ok(()))) {
-            tracing::warn!("the lease is not given back; it runs out");
         }
+        tracing::warn!("the lease is not given back; it runs out");
     }
 }
 
