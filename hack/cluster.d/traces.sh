@@ -12,7 +12,7 @@ traces() {
     find /var/lib /var/log /run /opt /etc/cni /usr/libexec -maxdepth 1 \
         \( -name 'kubelet*' -o -name sigil -o -name 'kubernetes*' -o -name pods \
         -o -name containers -o -name 'containerd*' -o -name netns -o -name 'cni*' \) \
-        -printf 'folder %p\n' 2>/dev/null
+        -printf 'folder %p\n' 2>/dev/null || true
     matching_processes "$@"
 }
 
@@ -31,5 +31,6 @@ matching_processes() {
 
 # A network namespace lives as long as a process is in it.
 network_namespaces() {
-    find /proc -maxdepth 3 -path '/proc/[0-9]*/ns/net' -printf '%l\n' 2>/dev/null | sort -u
+    # Processes end while we look: find then fails, and has still seen the others.
+    { find /proc -maxdepth 3 -path '/proc/[0-9]*/ns/net' -printf '%l\n' 2>/dev/null || true; } | sort -u
 }
