@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sigil_attestation::{PcrAllowList, TrustRoot, UserData, verify_live};
+use sigil_enclave_client::handoff::Handoff;
 use sigil_enclave_protocol::bounds::ATTEST_NONCE_BYTES;
-use sigil_enclave_protocol::handoff::Handoff;
 use sigil_enclave_protocol::v1::{AttestRequest, ErrorCode, HealthRequest};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;

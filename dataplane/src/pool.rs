@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use sigil_enclave_protocol::EnclaveAddress;
+use sigil_enclave_client::EnclaveAddress;
 use sigil_enclave_protocol::handshake::{BootId, ClaimToken};
 use sigil_enclave_protocol::v1::{SignItem, SignResult};
 use tokio::sync::{Notify, mpsc, oneshot, watch};

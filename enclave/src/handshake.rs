@@ -100,7 +100,7 @@ impl Door {
 
 #[cfg(test)]
 mod tests {
-    use sigil_enclave_protocol::handshake::io::{HandshakeError, claim, connect};
+    use sigil_enclave_client::connect::{HandshakeError, claim, connect};
     use tokio::io::duplex;
 
     use super::*;

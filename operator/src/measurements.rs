@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::Value;
 use sigil_crds::Measurement;
-use sigil_enclave_image::measurements::{FORMAT_VERSION, Measurements, PinnedKms};
+use sigil_image_authoring::measurements::{FORMAT_VERSION, Measurements, PinnedKms};
 
 /// Key of the ConfigMap that holds the catalog.
 pub const CATALOG_KEY: &str = "measurements.json";

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use sigil_enclave_image::measurements::Measurements;
-use sigil_enclave_image::pins_yaml;
+use sigil_image_authoring::measurements::Measurements;
+use sigil_image_authoring::pins_yaml;
 
 use super::verify_attestation::print;
 

@@ -11,7 +11,7 @@ use sigil_attestation::{
     Checked, Document, Measurement, PcrAllowList, TrustRoot, UserData, VerifyError, VerifyTime,
     check_allowing_debug,
 };
-use sigil_enclave_image::measurements::Measurements;
+use sigil_image_authoring::measurements::Measurements;
 
 /// Bytes of any file read here: a document, a certificate, measurements, an answer in JSON.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;

@@ -14,8 +14,8 @@ use sigil_attestation::{
     Document, Measurement, PcrAllowList, Provenance, SignedStatement, Statement, StatementKind,
     TrustRoot, verify_statement,
 };
-use sigil_enclave_image::measurements::Measurements;
 use sigil_enclave_protocol::KeyId;
+use sigil_image_authoring::measurements::Measurements;
 
 use super::verify_attestation::{document_json, load_measurements, load_root, print, read};
 use crate::store::sha256;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use sigil_enclave_protocol::EnclaveAddress;
+use sigil_enclave_client::EnclaveAddress;
+use sigil_enclave_client::connect::{HandshakeError, connect};
 use sigil_enclave_protocol::bounds::{MESSAGE_BYTES_MAX, STREAMS_PER_CONNECTION_MAX};
 use sigil_enclave_protocol::handshake::Purpose;
-use sigil_enclave_protocol::handshake::io::{HandshakeError, connect};
 use sigil_enclave_protocol::handshake::{BootId, ClaimToken};
 use sigil_enclave_protocol::v1::enclave_client::EnclaveClient;
 use tokio::task::JoinHandle;

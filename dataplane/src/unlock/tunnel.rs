@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use sigil_enclave_client::connect::connect;
 use sigil_enclave_protocol::handshake::Purpose;
-use sigil_enclave_protocol::handshake::io::connect;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use sigil_enclave::boot::{abort_on_panic, forbid_core_dumps};
+use sigil_enclave_client::EnclaveAddress;
 use sigil_enclave_insecure::{MARKER, serve};
-use sigil_enclave_protocol::EnclaveAddress;
 
 #[derive(Parser)]
 #[command(version, about = "An enclave without hardware. For development only: keys are not safe.")]

@@ -11,7 +11,7 @@ use anyhow::Context;
 use sigil_enclave::boot::{Parts, start};
 use sigil_enclave::nsm::Nsm;
 use sigil_enclave::rng::RngSource;
-use sigil_enclave_protocol::EnclaveAddress;
+use sigil_enclave_client::EnclaveAddress;
 
 use crate::nsm::SoftwareNsm;
 

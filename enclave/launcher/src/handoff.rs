@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sigil_enclave_protocol::handoff::Handoff;
+use sigil_enclave_client::handoff::Handoff;
 use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;

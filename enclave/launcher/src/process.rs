@@ -10,7 +10,7 @@ use rustix::process::{
     DumpableBehavior, Pid, Resource, Rlimit, Signal, kill_process, set_dumpable_behavior,
     set_parent_process_death_signal, setrlimit,
 };
-use sigil_enclave_protocol::EnclaveAddress;
+use sigil_enclave_client::EnclaveAddress;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 

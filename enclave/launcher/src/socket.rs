@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
-use sigil_enclave_protocol::EnclaveAddress;
+use sigil_enclave_client::EnclaveAddress;
 use tokio::net::{UnixListener, UnixStream};
 
 /// Name of a unix socket: `@NAME` is abstract and belongs to the network namespace, anything else

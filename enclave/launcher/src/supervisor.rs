@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
-use sigil_enclave_protocol::handoff::Handoff;
-use sigil_enclave_protocol::handshake::io::{HandshakeError, claim};
+use sigil_enclave_client::EnclaveAddress;
+use sigil_enclave_client::connect::{HandshakeError, claim};
+use sigil_enclave_client::handoff::Handoff;
+use sigil_enclave_protocol::handshake::BootId;
 use sigil_enclave_protocol::handshake::{ClaimToken, Refusal};
-use sigil_enclave_protocol::{EnclaveAddress, handshake::BootId};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};

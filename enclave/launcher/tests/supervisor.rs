@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sigil_enclave_protocol::handoff::Handoff;
+use sigil_enclave_client::handoff::Handoff;
 use sigil_enclave_protocol::handshake::{
     BootId, ClaimToken, Hello, PROOF_BYTES, Proof, Purpose, Refusal, Verdict,
 };

@@ -135,7 +135,8 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed {frame} frame")]
 pub struct FrameError {
-    frame: &'static str,
+    /// Which frame.
+    pub frame: &'static str,
 }
 
 impl Hello {
@@ -287,8 +288,6 @@ fn mac(token: &ClaimToken, hello: &Hello, proof_head: &[u8; PROOF_MAC_AT]) -> [u
     out.copy_from_slice(context.sign().as_ref());
     out
 }
-
-pub mod io;
 
 #[cfg(test)]
 mod tests;

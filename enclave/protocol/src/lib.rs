@@ -1,9 +1,7 @@
 //! The only contract between sidecar and enclave: handshake frames, the gRPC service
 //! `sigil.enclave.v1.Enclave`, its bounds and its closed error codes. Byte formats: `docs/formats.md`.
 
-pub mod address;
 pub mod bounds;
-pub mod handoff;
 pub mod handshake;
 pub mod key_id;
 
@@ -19,5 +17,4 @@ pub mod v1 {
     tonic::include_proto!("sigil.enclave.v1");
 }
 
-pub use address::EnclaveAddress;
 pub use key_id::KeyId;

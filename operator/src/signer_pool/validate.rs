@@ -7,7 +7,7 @@ use sigil_crds::{
     ConditionType, DataplaneSpec, EffectiveSettings, EnclaveSpec, KmsSpec, Launcher, Measurement,
     SignerPool, StoreEngine, Toleration,
 };
-use sigil_enclave_image::measurements::Measurements;
+use sigil_image_authoring::measurements::Measurements;
 
 use crate::conditions::Reason;
 use crate::measurements::{Catalog, pinned as pinned_keys, registers};

@@ -8,9 +8,9 @@ use devkms::policy::{Measured, attested_use};
 use devkms::{BREAK_GLASS_ROLE, DATAPLANE_ROLE, FaultMode, TestKms, TestKmsOptions};
 use http::Request;
 use serde_json::{Value, json};
-use sigil_enclave_image::measurements::Measurements;
 use sigil_enclave_image::pins::{Ceilings, KeyspaceRule, Pins, VerifyMode};
 use sigil_enclave_insecure::nsm::test_root_der;
+use sigil_image_authoring::measurements::Measurements;
 use tempfile::TempDir;
 
 use super::client::{self, Answer, Grpc};

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use sigil_enclave_protocol::EnclaveAddress;
-use sigil_enclave_protocol::handoff::Handoff;
+use sigil_enclave_client::EnclaveAddress;
+use sigil_enclave_client::handoff::Handoff;
 use tokio::io::{AsyncReadExt, copy_bidirectional};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinHandle};

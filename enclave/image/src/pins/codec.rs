@@ -24,7 +24,8 @@ pub struct PinsError {
 }
 
 impl PinsError {
-    pub(crate) fn new(field: &'static str, problem: impl Into<String>) -> Self {
+    /// Names the field and what is expected there.
+    pub fn new(field: &'static str, problem: impl Into<String>) -> Self {
         Self { field, problem: problem.into() }
     }
 }

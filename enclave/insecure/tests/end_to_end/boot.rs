@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use sigil_enclave::boot::{BootError, Parts, Running, start};
 use sigil_enclave::rng::RngSource;
+use sigil_enclave_client::connect::claim;
 use sigil_enclave_image::Pins;
 use sigil_enclave_image::pins::Ceilings;
 use sigil_enclave_insecure::nsm::SoftwareNsm;
-use sigil_enclave_protocol::handshake::io::claim;
 use sigil_enclave_protocol::v1::{ErrorCode, HealthRequest};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use sigil_enclave_client::connect::{HandshakeError, claim, connect};
 use sigil_enclave_protocol::bounds::STREAMS_PER_CONNECTION_MAX;
-use sigil_enclave_protocol::handshake::io::{HandshakeError, claim, connect};
 use sigil_enclave_protocol::handshake::{ClaimToken, HELLO_BYTES, Purpose, Refusal};
 use sigil_enclave_protocol::v1::{HealthRequest, SignBatch};
 use tokio::io::AsyncReadExt;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use sigil_enclave_protocol::handshake::io::{HandshakeError, claim, connect};
+use sigil_enclave_client::connect::{HandshakeError, claim, connect};
 use sigil_enclave_protocol::handshake::{ClaimToken, Purpose};
 use sigil_enclave_protocol::v1::enclave_client::EnclaveClient;
 use sigil_enclave_protocol::v1::unlock_begin_request::What;

@@ -9,21 +9,36 @@ use serde_json::Value;
 use crate::repo;
 
 /// Normal dependencies among our own crates. What is absent is forbidden.
-const ALLOWED: [(&str, &[&str]); 9] = [
+const ALLOWED: [(&str, &[&str]); 11] = [
     ("sigil-crds", &[]),
     ("sigil-enclave-protocol", &[]),
     ("sigil-attestation", &[]),
     ("sigil-enclave-image", &[]),
-    ("sigil-launcher", &["sigil-enclave-protocol"]),
-    ("sigil-operator", &["sigil-crds", "sigil-enclave-image"]),
+    ("sigil-enclave-client", &["sigil-enclave-protocol"]),
+    ("sigil-image-authoring", &["sigil-enclave-image"]),
+    ("sigil-launcher", &["sigil-enclave-client", "sigil-enclave-protocol"]),
+    ("sigil-operator", &["sigil-crds", "sigil-image-authoring"]),
     (
         "sigil-dataplane",
-        &["sigil-attestation", "sigil-crds", "sigil-enclave-image", "sigil-enclave-protocol"],
+        &[
+            "sigil-attestation",
+            "sigil-crds",
+            "sigil-enclave-client",
+            "sigil-enclave-image",
+            "sigil-enclave-protocol",
+            "sigil-image-authoring",
+        ],
     ),
     ("sigil-enclave", &["sigil-attestation", "sigil-enclave-image", "sigil-enclave-protocol"]),
     (
         "sigil-enclave-insecure",
-        &["sigil-attestation", "sigil-enclave", "sigil-enclave-image", "sigil-enclave-protocol"],
+        &[
+            "sigil-attestation",
+            "sigil-enclave",
+            "sigil-enclave-client",
+            "sigil-enclave-image",
+            "sigil-enclave-protocol",
+        ],
     ),
 ];
 

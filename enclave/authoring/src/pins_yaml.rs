@@ -7,7 +7,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
 
-use crate::pins::{Ceilings, KeyspaceRule, Pins, PinsError, VerifyMode};
+use sigil_enclave_image::pins::{Ceilings, KeyspaceRule, Pins, PinsError, VerifyMode};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

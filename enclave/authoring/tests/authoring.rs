@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use sigil_enclave_image::Pins;
-use sigil_enclave_image::measurements::Measurements;
 use sigil_enclave_image::pins::{Ceilings, VerifyMode};
-use sigil_enclave_image::pins_yaml;
+use sigil_image_authoring::measurements::Measurements;
+use sigil_image_authoring::pins_yaml;
 
 const YAML: &str = r#"
 app: sigil-test

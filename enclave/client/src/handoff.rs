@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
 use crate::address::EnclaveAddress;
-use crate::handshake::{BootId, ClaimToken};
+use sigil_enclave_protocol::handshake::{BootId, ClaimToken};
 
 const MAGIC: &[u8; 4] = b"SGH1";
 const FIXED_BYTES: usize = 4 + 16 + 32 + 2;

@@ -6,10 +6,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::{
+use sigil_enclave_protocol::bounds::HANDSHAKE_TIME_MAX;
+use sigil_enclave_protocol::handshake::{
     ClaimToken, FrameError, HELLO_BYTES, Hello, Proof, Purpose, Refusal, VERDICT_BYTES, Verdict,
 };
-use crate::bounds::HANDSHAKE_TIME_MAX;
 
 /// An accepted connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::measure::{self, Pcr, ProcessPcrs};
-use crate::pins::Pins;
+use sigil_enclave_image::measure::{self, Pcr, ProcessPcrs};
+use sigil_enclave_image::pins::Pins;
 
 /// Version of the file's format.
 pub const FORMAT_VERSION: u32 = 1;
@@ -70,7 +70,10 @@ impl Measurements {
     ///
     /// # Errors
     /// The pins cannot be used.
-    pub fn of_process(executable: &[u8], pins: &[u8]) -> Result<Self, crate::pins::PinsError> {
+    pub fn of_process(
+        executable: &[u8],
+        pins: &[u8],
+    ) -> Result<Self, sigil_enclave_image::pins::PinsError> {
         let decoded = Pins::decode(pins)?;
         let ProcessPcrs { pcr0, pcr1, pcr2, pcr3 } = measure::process(executable, pins);
         Ok(Self {
@@ -111,9 +114,9 @@ impl Measurements {
     }
 }
 
-impl From<crate::pins::KeyspaceRule> for PinnedKms {
-    fn from(rule: crate::pins::KeyspaceRule) -> Self {
-        let crate::pins::KeyspaceRule { prefix, key_arns, region, host } = rule;
+impl From<sigil_enclave_image::pins::KeyspaceRule> for PinnedKms {
+    fn from(rule: sigil_enclave_image::pins::KeyspaceRule) -> Self {
+        let sigil_enclave_image::pins::KeyspaceRule { prefix, key_arns, region, host } = rule;
         Self { prefix, key_arns, region, host }
     }
 }
