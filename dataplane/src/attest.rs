@@ -23,6 +23,7 @@ use crate::pool::transport::connect_abstract;
 use crate::status::{MeasurementStatus, StatusWriter};
 
 mod birth;
+mod health;
 mod trust;
 
 pub(crate) use birth::{BirthError, BirthVerifier, Expected, Proved};
@@ -120,6 +121,7 @@ impl Attester {
         tracing::warn!(boot_id = %handoff.boot_id, "enclave gone");
         self.boots.send_replace(None);
         self.status.enclave_gone();
+        self.metrics.rng_unknown();
     }
 
     async fn keep(&self, handoff: &Handoff) {
@@ -137,10 +139,9 @@ impl Attester {
             }
         };
         self.boots.send_replace(Some(Arc::new(boot)));
+        let mut health = health::Health::default();
         loop {
-            if let Err(error) = self.observe_health(handoff).await {
-                tracing::debug!(%error, "health not read");
-            }
+            health.observed(&self.observe_health(handoff).await, &self.status);
             tokio::time::sleep(HEALTH_PERIOD).await;
         }
     }

@@ -259,6 +259,11 @@ impl Metrics {
         }
     }
 
+    /// There is no enclave, so no generator either.
+    pub(crate) fn rng_unknown(&self) {
+        self.rng_source("");
+    }
+
     /// The text that Prometheus scrapes.
     pub(crate) fn encode(&self) -> String {
         let mut out = String::with_capacity(16 * 1024);
@@ -280,6 +285,15 @@ fn latency_histogram() -> Histogram {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_an_enclave_no_generator_is_in_use() {
+        let metrics = Metrics::new();
+        metrics.rng_source("nsm-hwrng");
+        metrics.rng_unknown();
+        let text = metrics.encode();
+        assert!(text.contains("rng_source{source=\"nsm-hwrng\"} 0"), "{text}");
+    }
 
     #[test]
     fn names_are_those_of_the_contract() {

@@ -23,6 +23,8 @@ pub struct MemberStatus {
     pub attested: bool,
     /// Why it is not attested, one sentence.
     pub attestation_error: Option<String>,
+    /// Why it does not count as running although it was handed over, one sentence.
+    pub health_error: Option<String>,
     /// The document chains to the AWS root, and not to a development one.
     pub trusted: bool,
     /// Measurements of the document, once attested.

@@ -9,6 +9,7 @@ pub mod placement;
 pub mod plan;
 pub mod quantity;
 pub mod status;
+pub mod unreadable;
 pub mod validate;
 
 use kube::Client;

@@ -139,7 +139,11 @@ fn enclave_status(status: &MemberStatus, pod_uid: &str, ring_epoch: i64) -> Encl
         kms_error: one.kms_error.map(KmsErrorClass::as_str).map(str::to_owned),
         test_signature_time: one.test_signature_ms.and_then(time),
     };
-    let message = status.attestation_error.as_deref().map(shortened);
+    let (reason, message) = match (&status.health_error, &status.attestation_error) {
+        (Some(why), _) => (Some("EnclaveNotAnswering"), Some(shortened(why))),
+        (None, Some(why)) => (Some("AttestationFailed"), Some(shortened(why))),
+        (None, None) => (None, None),
+    };
     EnclaveStatus {
         pod_uid: pod_uid.to_owned(),
         running: status.running,
@@ -152,7 +156,7 @@ fn enclave_status(status: &MemberStatus, pod_uid: &str, ring_epoch: i64) -> Encl
         store_durable: status.store_durable,
         ring_epoch,
         keyspaces: status.keyspaces.iter().map(keyspace).collect(),
-        reason: message.is_some().then(|| "AttestationFailed".to_owned()),
+        reason: reason.map(str::to_owned),
         message,
     }
 }
@@ -202,6 +206,15 @@ mod tests {
         assert_eq!(report.keyspaces[0].kms_error.as_deref(), Some("denied"));
         let time = report.keyspaces[0].test_signature_time.as_ref().unwrap();
         assert_eq!(time.0.as_second(), 1);
+    }
+
+    #[test]
+    fn an_enclave_that_does_not_answer_is_told_with_its_reason() {
+        let status =
+            MemberStatus { health_error: Some("no answer".to_owned()), ..MemberStatus::default() };
+        let report = enclave_status(&status, "uid", 1);
+        assert_eq!(report.reason.as_deref(), Some("EnclaveNotAnswering"));
+        assert_eq!(report.message.as_deref(), Some("no answer"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use sigil_enclave_protocol::v1::{
     ActivateRequest, CreateRequest, ErrorCode, ForgetRequest, SignItem,
 };
 
+use crate::pool::session::Client;
 use crate::pool::{Boot, Pool};
 
 /// Any 32 bytes do; the key exists for this one signature.
@@ -21,6 +22,20 @@ pub(super) async fn run(pool: &Pool, keyspace: &str, boot: &Boot) -> Result<(), 
     let mut key_id = vec![0_u8; 16];
     aws_lc_rs::rand::fill(&mut key_id).map_err(|_| "no random bytes")?;
     let key_id = bytes::Bytes::from(key_id);
+    let tested = sign_once(pool, &mut client, keyspace, &key_id).await;
+    // Also after a failure: nothing of the test stays in the cache.
+    let forget = ForgetRequest { keyspace: keyspace.to_owned(), key_id };
+    let forgotten = client.forget(forget).await.map_err(|s| s.to_string())?.into_inner();
+    tested?;
+    ok("forget", forgotten.error)
+}
+
+async fn sign_once(
+    pool: &Pool,
+    client: &mut Client,
+    keyspace: &str,
+    key_id: &bytes::Bytes,
+) -> Result<(), String> {
     let request = CreateRequest {
         keyspace: keyspace.to_owned(),
         key_id: key_id.clone(),
@@ -43,9 +58,6 @@ pub(super) async fn run(pool: &Pool, keyspace: &str, boot: &Boot) -> Result<(), 
     };
     let signed = pool.sign(item).await.map_err(|error| format!("sign: {error:?}"))?;
     ok("sign", signed.error)?;
-    let forget = ForgetRequest { keyspace: keyspace.to_owned(), key_id };
-    let forgotten = client.forget(forget).await.map_err(|s| s.to_string())?.into_inner();
-    ok("forget", forgotten.error)?;
     verify(&created.public_key, &signed.signature)
 }
 

@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use futures_util::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
 use kube::core::DeserializeGuard;
 use kube::runtime::PredicateConfig;
 use kube::runtime::controller::{Action, Controller};
@@ -21,7 +23,7 @@ use tokio::sync::watch;
 use super::metrics::Metrics;
 use crate::names::{MEASUREMENTS_CONFIG_MAP, POOL_LABEL};
 use crate::outcome::Outcome;
-use crate::signer_pool::{Context, PassError, reconcile};
+use crate::signer_pool::{Context, PassError, reconcile, unreadable};
 
 /// Passes at once: each is a handful of requests, and pools do not touch each other.
 const PASSES_MAX: u16 = 8;
@@ -77,7 +79,7 @@ async fn pass(guarded: Arc<Guarded>, passes: Arc<Passes>) -> Result<Action, Pass
                 error = invalid.error,
                 "pool skipped: it cannot be read; it is from a newer or damaged definition"
             );
-            return Ok(Action::await_change());
+            return end_unreadable(&passes, &invalid.metadata).await;
         }
     };
     let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
@@ -95,6 +97,17 @@ async fn pass(guarded: Arc<Guarded>, passes: Arc<Passes>) -> Result<Action, Pass
         tracing::warn!(namespace, pool = name, %error, "pass failed; it is repeated");
     }
     result.map(|outcome| Action::requeue(outcome.requeue_after()))
+}
+
+async fn end_unreadable(passes: &Passes, metadata: &ObjectMeta) -> Result<Action, PassError> {
+    match unreadable::let_go(&passes.context.client, metadata, Timestamp::now()).await {
+        Ok(left) => Ok(left.map_or_else(Action::await_change, Action::requeue)),
+        Err(source) => {
+            tracing::warn!(name = metadata.name, error = %source, "pool is not let go; repeated");
+            let what = "remove the finalizer of a pool that cannot be read".to_owned();
+            Err(PassError::Apply { what, source: Box::new(source) })
+        }
+    }
 }
 
 fn by_label(claim: &PersistentVolumeClaim) -> Option<ObjectRef<Guarded>> {

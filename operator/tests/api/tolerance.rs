@@ -1,8 +1,14 @@
 //! One bad object never stops a watch.
 
-use kube::Api;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::core::PartialObjectMeta;
+use kube::{Api, Client};
 use serde_json::json;
 use sigil_crds::SignerPool;
+use sigil_operator::names::FINALIZER;
+use sigil_operator::signer_pool::plan::DELETE_TIMEOUT_S;
+use sigil_operator::signer_pool::unreadable::let_go;
 
 use super::fixture::{Operator, apply, documents, eventually, install_chart, namespace};
 use super::server::Server;
@@ -49,4 +55,26 @@ async fn a_pool_that_cannot_be_read_does_not_stop_the_others() {
     })
     .await;
     operator.stop().await.unwrap();
+    unreadable_pools_end(&server.admin()).await;
+}
+
+/// The bad pool is held for as long as any, then let go, though nobody can read it.
+async fn unreadable_pools_end(admin: &Client) {
+    let pools = Api::<PartialObjectMeta<SignerPool>>::namespaced(admin.clone(), "pools");
+    let held = json!({"metadata": {"finalizers": [FINALIZER, "example.com/other"]}});
+    let merge = PatchParams::default();
+    pools.patch_metadata("bad", &merge, &Patch::Merge(held)).await.unwrap();
+    let alive = pools.get_metadata("bad").await.unwrap().metadata;
+    let begin = Timestamp::now();
+    let late = begin + SignedDuration::from_secs(DELETE_TIMEOUT_S + 60);
+    assert_eq!(let_go(admin, &alive, late).await.unwrap(), None);
+    assert_eq!(pools.get_metadata("bad").await.unwrap().metadata.finalizers, alive.finalizers);
+    pools.delete("bad", &DeleteParams::default()).await.map(drop).unwrap();
+    let going = pools.get_metadata("bad").await.unwrap().metadata;
+    let left = let_go(admin, &going, begin).await.unwrap();
+    assert!(left.is_some_and(|left| left.as_secs() >= DELETE_TIMEOUT_S.unsigned_abs()), "{left:?}");
+    assert_eq!(pools.get_metadata("bad").await.unwrap().metadata.finalizers, alive.finalizers);
+    assert_eq!(let_go(admin, &going, late).await.unwrap(), None);
+    let rest = pools.get_metadata("bad").await.unwrap().metadata.finalizers;
+    assert_eq!(rest, Some(vec!["example.com/other".to_owned()]), "only ours is removed");
 }
