@@ -2,11 +2,11 @@
 //! and the control thread that runs from then on.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
-use sigil_attestation::{TrustRoot, UserData};
+use sigil_attestation::TrustRoot;
 use sigil_enclave_image::Pins;
 use sigil_enclave_image::measure::sha384;
 use sigil_enclave_image::pins::VerifyMode as PinnedMode;
@@ -18,7 +18,8 @@ use crate::attest::Rate;
 use crate::clock::{Clock, boot_ms};
 use crate::control::{self, Control};
 use crate::dek::DekTable;
-use crate::enclave::{Enclave, RngSeen, make_document};
+use crate::enclave::{DocumentError, Enclave, RngSeen};
+use crate::init;
 use crate::key_cache::slot::Limits;
 use crate::key_cache::{BLOB_BYTES_TOTAL_MAX, KEYS_MAX, KeyCache};
 use crate::kms_exchange::{RecipientKey, TlsRoots};
@@ -66,7 +67,7 @@ pub enum BootError {
     /// The kernel's random source is not the NSM's.
     #[error("the kernel's current random source is not nsm-hwrng")]
     Rng,
-    /// The NSM refused, or its documents do not verify against the pinned root.
+    /// The NSM refused.
     #[error(transparent)]
     Nsm(#[from] NsmError),
     /// A signing context is faulty.
@@ -114,12 +115,14 @@ pub fn forbid_core_dumps() -> std::io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-/// Ends the process on any panic, with its place and without its message.
+/// Ends the process on any panic, and with it the machine of which it is the first; says the
+/// panic's place and not its message.
 pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(|info| {
         if let Some(at) = info.location() {
             eprintln!("sigil-enclave: panic at {}:{}", at.file(), at.line());
         }
+        init::end();
         std::process::abort();
     }));
 }
@@ -171,24 +174,19 @@ fn assemble(parts: &Parts, control: runtime::Handle) -> Result<Enclave, BootErro
         Statements::new(&rng).map_err(|_| BootError::Keys("no statement key can be drawn"))?;
     let recipient =
         RecipientKey::generate().map_err(|_| BootError::Keys("no RSA key can be drawn"))?;
-    let user_data = UserData::StatementKey { boot_id };
-    let public_key = Some(statements.public_key());
-    let made = make_document(&*parts.nsm, &root, &user_data, None, public_key)?;
-    let clock = Clock::new(made.document.timestamp_ms, made.received_ms);
-    statements.bind(made.bytes, made.document.timestamp_ms);
-    let pcr0 = made.document.pcr(0).ok_or(NsmError("its document has no PCR0".into()))?;
-    Ok(Enclave {
+    let enclave = Enclave {
         cache: KeyCache::new(limits(&pins), KEYS_MAX, BLOB_BYTES_TOTAL_MAX),
         dek_hard_ms: DEK_HARD_S.min(pins.ceilings.dek_hard_s.into()) * 1_000,
         pins,
         pins_sha384: sha384(&parts.pins),
         boot_id: BootId(boot_id),
-        pcr0,
+        pcr0: OnceLock::new(),
         workers: parts.workers.unwrap_or_else(one_a_core).max(1),
         started_ms: boot_ms(),
         root,
         nsm: Arc::clone(&parts.nsm),
-        clock,
+        // Without a verified document there is no time either.
+        clock: Clock::new(0, boot_ms()),
         rng,
         rng_seen,
         deks: DekTable::default(),
@@ -196,7 +194,14 @@ fn assemble(parts: &Parts, control: runtime::Handle) -> Result<Enclave, BootErro
         unlocks: Unlocks::new(recipient, tls),
         attest_rate: Rate::new(boot_ms()),
         control,
-    })
+    };
+    match enclave.bind_statement_key() {
+        Err(DocumentError::Nsm(error)) => return Err(error.into()),
+        // It says so to whoever asks, and unlocks nothing; see decision 16.
+        Err(error) => eprintln!("sigil-enclave: {error}; no DEK can be unlocked here"),
+        Ok(()) => {}
+    }
+    Ok(enclave)
 }
 
 fn limits(pins: &Pins) -> Limits {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use sigil_attestation::UserData;
 use sigil_enclave_protocol::bounds::CONNECTIONS_MAX;
 use sigil_enclave_protocol::handshake::{Purpose, Refusal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -159,23 +158,16 @@ async fn maintain(enclave: Arc<Enclave>) {
         enclave.sweep();
         let mut failed = false;
         if enclave.statements.is_due(enclave.clock.wall_ms()) {
-            failed |= bind_statement_key(&enclave).is_err();
+            failed |= enclave.bind_statement_key().is_err();
         }
         if seconds.is_multiple_of(NSM_ENTROPY_EVERY_S) {
             failed |= enclave.rng.refresh(&*enclave.nsm).is_err();
         }
         if failed && !failing {
-            eprintln!("sigil-enclave: the NSM refuses");
+            eprintln!("sigil-enclave: no document or no entropy of the NSM");
         }
         failing = failed;
     }
-}
-
-fn bind_statement_key(enclave: &Enclave) -> Result<(), crate::nsm::NsmError> {
-    let user_data = UserData::StatementKey { boot_id: enclave.boot_id.0 };
-    let made = enclave.document(&user_data, None, Some(enclave.statements.public_key()))?;
-    enclave.statements.bind(made.bytes, made.document.timestamp_ms);
-    Ok(())
 }
 
 async fn send_heartbeat(parent_cid: u32) {

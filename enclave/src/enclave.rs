@@ -1,7 +1,7 @@
 //! What all workers and the control thread share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use sigil_attestation::{Document, TrustRoot, UserData, VerifyTime, verify};
 use sigil_enclave_image::Pins;
@@ -26,8 +26,8 @@ pub struct Enclave {
     pub pins_sha384: [u8; 48],
     /// This boot.
     pub boot_id: BootId,
-    /// PCR0 of this image.
-    pub pcr0: [u8; 48],
+    /// PCR0 of this image, once a document of our own has verified.
+    pub(crate) pcr0: OnceLock<[u8; 48]>,
     /// Signing workers.
     pub workers: u16,
     /// Boot clock at the start.
@@ -54,43 +54,60 @@ pub(crate) struct Made {
     pub(crate) document: Document,
     /// Boot clock just before it was made: what is bound to it ages from here.
     pub(crate) asked_ms: u64,
-    /// Boot clock just after.
-    pub(crate) received_ms: u64,
 }
 
-/// Asks the NSM and verifies what it gives against the pinned root, so that an image that is
-/// pinned to another root shows at once.
-pub(crate) fn make_document(
-    nsm: &dyn Nsm,
-    root: &TrustRoot,
-    user_data: &UserData,
-    nonce: Option<&[u8]>,
-    public_key: Option<&[u8]>,
-) -> Result<Made, NsmError> {
-    let user_data = user_data.encode();
-    let asked_ms = boot_ms();
-    let request = DocumentRequest { user_data: Some(&user_data), nonce, public_key };
-    let bytes = nsm.document(request)?;
-    let received_ms = boot_ms();
-    let document = verify(&bytes, root, VerifyTime::AtDocument)
-        .map_err(|_| NsmError("its document does not verify against the pinned root".into()))?;
-    Ok(Made { bytes, document, asked_ms, received_ms })
+/// Why there is no document that we may use ourselves.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DocumentError {
+    /// The module refuses.
+    #[error(transparent)]
+    Nsm(#[from] NsmError),
+    /// The image is pinned to another root, or this is no machine of AWS's.
+    #[error("its own documents do not verify against the pinned attestation root")]
+    Unverified,
 }
 
 impl Enclave {
-    /// A document of this boot; also corrects the wall clock.
+    /// A document of this boot, verified against the pinned root; also corrects the wall clock.
     pub(crate) fn document(
         &self,
         user_data: &UserData,
-        nonce: Option<&[u8]>,
         public_key: Option<&[u8]>,
-    ) -> Result<Made, NsmError> {
-        let made = make_document(&*self.nsm, &self.root, user_data, nonce, public_key)?;
-        self.clock.observe(made.document.timestamp_ms, made.received_ms);
-        Ok(made)
+    ) -> Result<Made, DocumentError> {
+        let user_data = user_data.encode();
+        let asked_ms = boot_ms();
+        let request = DocumentRequest { user_data: Some(&user_data), nonce: None, public_key };
+        let bytes = self.nsm.document(request)?;
+        let received_ms = boot_ms();
+        let verified = verify(&bytes, &self.root, VerifyTime::AtDocument);
+        let document = verified.map_err(|_| DocumentError::Unverified)?;
+        let pcr0 = document.pcr(0).ok_or(DocumentError::Unverified)?;
+        self.pcr0.get_or_init(|| pcr0);
+        self.clock.observe(document.timestamp_ms, received_ms);
+        Ok(Made { bytes, document, asked_ms })
     }
 
-    /// A live document for the caller's nonce.
+    /// Binds the statement key of this boot to a new document.
+    pub(crate) fn bind_statement_key(&self) -> Result<(), DocumentError> {
+        let user_data = UserData::StatementKey { boot_id: self.boot_id.0 };
+        let made = self.document(&user_data, Some(self.statements.public_key()))?;
+        self.statements.bind(made.bytes, made.document.timestamp_ms);
+        Ok(())
+    }
+
+    /// PCR0 of this image. Zeros, which no verified document has, while none has verified: no DEK
+    /// can be unlocked until then.
+    pub(crate) fn pcr0(&self) -> [u8; 48] {
+        self.pcr0.get().copied().unwrap_or([0; 48])
+    }
+
+    /// True once a document of our own has verified against the pinned root.
+    pub fn documents_verify(&self) -> bool {
+        self.pcr0.get().is_some()
+    }
+
+    /// A live document for the caller's nonce, as the NSM gives it: to verify it is the caller's
+    /// part, and it must learn why if it cannot.
     ///
     /// # Errors
     /// See [`AttestError`].
@@ -98,9 +115,10 @@ impl Enclave {
         if !self.attest_rate.take(boot_ms()) {
             return Err(AttestError::TooOften);
         }
-        let user_data = UserData::Live { boot_id: self.boot_id.0 };
-        let made = self.document(&user_data, Some(nonce), None);
-        made.map(|made| made.bytes).map_err(|_| AttestError::Nsm)
+        let user_data = UserData::Live { boot_id: self.boot_id.0 }.encode();
+        let (user_data, nonce) = (Some(&*user_data), Some(nonce));
+        let made = self.nsm.document(DocumentRequest { user_data, nonce, public_key: None });
+        made.map_err(|_| AttestError::Nsm)
     }
 
     /// Erases a key from the cache. True if it was there.

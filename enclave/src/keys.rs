@@ -188,14 +188,14 @@ impl Enclave {
             key_id: name.key_id,
             public_key,
             created_ms,
-            birth_pcr0: self.pcr0,
+            birth_pcr0: self.pcr0(),
         };
         let blob = header.seal(&dek.secret, &scalar).map_err(|_| KeyError::Internal)?;
         check_sealed(&blob, &dek, &scalar)?;
         let plain = PlainKey {
             scalar,
             public_key,
-            birth_pcr0: self.pcr0,
+            birth_pcr0: self.pcr0(),
             dek_id: dek.id,
             dek_provenance: dek.provenance,
         };
@@ -275,7 +275,7 @@ impl Enclave {
         challenge: &[u8],
     ) -> Result<SignedStatement, KeyError> {
         let (dek_provenance, dek_birth_pcr0) = match key.dek_provenance {
-            Provenance::Born => (DekProvenance::Born, self.pcr0),
+            Provenance::Born => (DekProvenance::Born, self.pcr0()),
             Provenance::Foreign(pcr0) => (DekProvenance::Foreign, pcr0),
             Provenance::Unproven => (DekProvenance::Unproven, [0; 48]),
         };

@@ -10,6 +10,7 @@ mod control;
 pub mod dek;
 pub mod enclave;
 pub mod handshake;
+pub mod init;
 mod kdf;
 pub mod key_cache;
 pub mod keys;

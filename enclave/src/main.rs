@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use sigil_enclave::boot::{Parts, abort_on_panic, forbid_core_dumps, start};
+use sigil_enclave::init;
 use sigil_enclave::nsm::device::NsmDevice;
 use sigil_enclave::rng::RngSource;
 use sigil_enclave::vsock;
@@ -12,16 +13,16 @@ use sigil_enclave::vsock;
 const PINS_FILE: &str = "/pins.cbor";
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("sigil-enclave: {error}");
-            ExitCode::FAILURE
-        }
+    // It returns with an error alone: an enclave runs until the machine ends.
+    if let Err(error) = run() {
+        eprintln!("sigil-enclave: {error}");
     }
+    init::end();
+    ExitCode::FAILURE
 }
 
 fn run() -> Result<(), Box<dyn std::error::Error>> {
+    init::prepare()?;
     forbid_core_dumps()?;
     abort_on_panic();
     let running = start(Parts {

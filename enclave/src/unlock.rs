@@ -193,9 +193,8 @@ impl Enclave {
         };
         let user_data = UserData::Kms { boot_id: self.boot_id.0 };
         let public_key = self.unlocks.recipient.spki_der();
-        let made = self
-            .document(&user_data, None, Some(public_key))
-            .map_err(|_| UnlockError::Attestation)?;
+        let made =
+            self.document(&user_data, Some(public_key)).map_err(|_| UnlockError::Attestation)?;
         let request = ExactRequest::new(&target, &context, &operation, &made.bytes);
         let mut attestation_hash = [0; 32];
         attestation_hash.copy_from_slice(digest::digest(&digest::SHA256, &made.bytes).as_ref());
@@ -267,7 +266,7 @@ impl Enclave {
             keyspace: keyspace.as_str().to_owned(),
             kcv: key_check_value(secret),
         };
-        let made = self.document(&user_data, None, None).map_err(|_| UnlockError::Attestation)?;
+        let made = self.document(&user_data, None).map_err(|_| UnlockError::Attestation)?;
         Ok(Done::Generated(DekRow {
             dek_id,
             keyspace,
@@ -311,7 +310,7 @@ impl Enclave {
             return Err(UnlockError::Mismatch);
         }
         match document.pcr(0) {
-            Some(pcr0) if pcr0 == self.pcr0 => Ok(Provenance::Born),
+            Some(pcr0) if pcr0 == self.pcr0() => Ok(Provenance::Born),
             Some(pcr0) => Ok(Provenance::Foreign(pcr0)),
             None => Ok(Provenance::Unproven),
         }

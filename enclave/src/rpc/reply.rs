@@ -228,5 +228,6 @@ pub(super) fn health(enclave: &Enclave, now_ms: u64) -> HealthReply {
         uptime_ms: now_ms.saturating_sub(enclave.started_ms),
         app: enclave.pins.app.clone(),
         pins_sha384: Bytes::copy_from_slice(&enclave.pins_sha384),
+        documents_verify: enclave.documents_verify(),
     }
 }

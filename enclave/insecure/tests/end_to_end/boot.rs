@@ -9,20 +9,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use sigil_attestation::{TrustRoot, VerifyError, VerifyTime, verify};
 use sigil_enclave::boot::{BootError, Parts, Running, start};
+use sigil_enclave::nsm::{DocumentRequest, Nsm, NsmError};
 use sigil_enclave::rng::RngSource;
 use sigil_enclave_client::connect::claim;
 use sigil_enclave_image::Pins;
 use sigil_enclave_image::pins::Ceilings;
 use sigil_enclave_insecure::nsm::SoftwareNsm;
-use sigil_enclave_protocol::v1::{ErrorCode, HealthRequest};
+use sigil_enclave_protocol::v1::{AttestRequest, ErrorCode, HealthRequest};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
+use zeroize::Zeroizing;
 
-use crate::bench::{Bench, pins};
+use crate::bench::{Bench, attestation_root, pins};
 use crate::kms::Kms;
-use crate::sidecar::Sidecar;
+use crate::sidecar::{Sidecar, generate};
 
 /// Far above the start of a process on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -79,11 +83,42 @@ fn another_random_source_than_the_nsm_refuses_to_boot() {
     }
 }
 
+#[tokio::test]
+async fn an_image_pinned_to_another_root_says_so_and_unlocks_nothing() {
+    let bench = Bench::start_parts(|parts| {
+        let pins = Pins::decode(&parts.pins).unwrap();
+        let other = Pins { attestation_root: pins.tls_roots[0].clone(), ..pins };
+        parts.pins = other.encode().unwrap();
+    });
+    let mut sidecar = Sidecar::claim(&bench).await;
+    let health = sidecar.client.health(HealthRequest {}).await.unwrap().into_inner();
+    assert!(!health.documents_verify);
+    let begun = sidecar.begin(generate("default")).await;
+    assert_eq!(begun.error(), ErrorCode::AttestationFailed);
+    assert!(begun.request.is_none(), "nothing that the sidecar could sign");
+    assert_eq!(sidecar.create("default", 1).await.error(), ErrorCode::UnlockRequired);
+    // Whoever verifies gets the document and sees for himself, here under the root that is right.
+    let nonce = Bytes::from_static(&[3; 32]);
+    let reply = sidecar.client.attest(AttestRequest { nonce }).await.unwrap().into_inner();
+    verify(&reply.document, &attestation_root(), VerifyTime::AtDocument).unwrap();
+    let other = TrustRoot::from_der(bench.kms.tls_root_der().to_vec()).unwrap();
+    let refused = verify(&reply.document, &other, VerifyTime::AtDocument);
+    assert_eq!(refused, Err(VerifyError::OtherRoot));
+}
+
 #[test]
-fn an_nsm_under_another_root_refuses_to_boot() {
-    let pins = test_pins();
-    let other = Pins { attestation_root: pins.tls_roots[0].clone(), ..pins };
-    let booted = boot(&other, |_| {});
+fn an_nsm_that_refuses_stops_the_boot() {
+    struct Refuses;
+    impl Nsm for Refuses {
+        fn document(&self, _: DocumentRequest<'_>) -> Result<Vec<u8>, NsmError> {
+            Err(NsmError("no document".into()))
+        }
+
+        fn entropy(&self) -> Result<Zeroizing<[u8; 32]>, NsmError> {
+            Ok(Zeroizing::new([1; 32]))
+        }
+    }
+    let booted = boot(&test_pins(), |parts| parts.nsm = Arc::new(Refuses));
     assert!(matches!(booted, Err(BootError::Nsm(_))), "{booted:?}");
 }
 

@@ -174,6 +174,7 @@ async fn a_live_document_answers_the_nonce_and_names_the_boot() {
     let health = sidecar.client.health(HealthRequest {}).await.unwrap().into_inner();
     let boot_id = health.boot_id.as_ref().try_into().unwrap();
     assert_eq!(document.user_data().unwrap(), UserData::Live { boot_id });
+    assert!(health.documents_verify);
     assert!(health.insecure && health.rng_current == "software" && health.workers == 2);
     assert_eq!(health.app, "sigil-test");
 }
