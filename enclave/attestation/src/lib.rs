@@ -7,6 +7,7 @@
 
 pub mod allow_list;
 pub mod bounds;
+mod certificate;
 pub mod document;
 mod frame;
 pub mod statement;

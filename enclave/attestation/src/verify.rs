@@ -11,12 +11,13 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use minicbor::Encoder;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use subtle::ConstantTimeEq;
 use webpki::aws_lc_rs::ECDSA_P384_SHA384;
-use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
 
 use crate::bounds::CLOCK_LEEWAY_MS;
+use crate::certificate::{self, DIGITAL_SIGNATURE, KEY_CERT_SIGN};
 use crate::document::{Document, DocumentError, PROTECTED, Signed};
 
 /// AWS Nitro Enclaves root G1, `https://aws-nitro-enclaves.amazonaws.com/AWS_NitroEnclaves_Root-G1.zip`.
@@ -70,6 +71,14 @@ pub enum VerifyError {
     /// No path of P-384 signatures leads from the leaf to the root.
     #[error("chain: the leaf certificate does not chain to the root with P-384 and SHA-384")]
     Chain,
+    /// `cabundle` is not the path from the root to the leaf's issuer, in this order and no more.
+    #[error("chain: cabundle is not the path from the root to the leaf's issuer, in order")]
+    ChainOrder,
+    /// A certificate says that its key is for something else.
+    #[error(
+        "chain: the key usage of a certificate is not that of its place, or the leaf has a path length"
+    )]
+    KeyUsage,
     /// The leaf's key is not on P-384.
     #[error("chain: the leaf's key is not a P-384 key")]
     LeafKey,
@@ -208,26 +217,20 @@ pub fn check_allowing_debug(
         return Err(VerifyError::OtherRoot);
     }
     let leaf = CertificateDer::from(document.certificate.as_slice());
-    let leaf = EndEntityCert::try_from(&leaf).map_err(|_| VerifyError::Chain)?;
     let intermediates: Vec<_> =
         intermediates.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
-    let (chain_time_ms, used) = match time {
-        VerifyTime::AtDocument => {
-            let at_ms = document.timestamp_ms;
-            (at_ms, chain(&leaf, &intermediates, root, at_ms)?)
-        }
-        VerifyTime::At { now_ms } => match chain(&leaf, &intermediates, root, now_ms) {
-            Err(VerifyError::CertNotValidYet) => {
-                let at_ms = now_ms.saturating_add(CLOCK_LEEWAY_MS);
-                (at_ms, chain(&leaf, &intermediates, root, at_ms)?)
-            }
-            result => (now_ms, result?),
+    let chain_at = |at_ms| chain(&leaf, &intermediates, root, at_ms).map(|()| at_ms);
+    let chain_time_ms = match time {
+        VerifyTime::AtDocument => chain_at(document.timestamp_ms)?,
+        VerifyTime::At { now_ms } => match chain_at(now_ms) {
+            Err(VerifyError::CertNotValidYet) => chain_at(now_ms.saturating_add(CLOCK_LEEWAY_MS))?,
+            result => result?,
         },
     };
     check_signature(&leaf, payload, signature)?;
     Ok(Checked {
         chain_time_ms,
-        chain_certificates: used.saturating_add(2),
+        chain_certificates: document.cabundle.len().saturating_add(1),
         root_sha256: root.sha256(),
         root_is_aws: root.is_aws(),
         debug: document.is_debug(),
@@ -235,40 +238,69 @@ pub fn check_allowing_debug(
     })
 }
 
-/// Finds the path and counts its intermediates. AWS' certificates carry no extended key usage;
-/// webpki's client role asks for none and refuses one that says something else. Revocation lists
-/// are not consulted: AWS says that they must not be.
+/// Checks what leads from the root to the leaf: validity, signatures, basic constraints, order, key
+/// usage. AWS' certificates carry no extended key usage; webpki's client role asks for none and
+/// refuses one that says something else. Revocation lists are not consulted: AWS says that they
+/// must not be.
 fn chain(
-    leaf: &EndEntityCert<'_>,
+    leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     root: &TrustRoot,
     at_ms: u64,
-) -> Result<usize, VerifyError> {
+) -> Result<(), VerifyError> {
     let time = UnixTime::since_unix_epoch(Duration::from_millis(at_ms));
     let anchor = anchor_from_trusted_cert(&root.certificate).map_err(|_| VerifyError::Chain)?;
     let anchors = [anchor];
-    let path = leaf.verify_for_usage(
-        &[ECDSA_P384_SHA384],
-        &anchors,
-        intermediates,
-        time,
-        KeyUsage::client_auth(),
-        None,
-        None,
-    );
-    match path {
-        Ok(path) => Ok(path.intermediate_certificates().count()),
-        Err(webpki::Error::CertExpired { .. }) => Err(VerifyError::CertExpired),
-        Err(webpki::Error::CertNotValidYet { .. }) => Err(VerifyError::CertNotValidYet),
-        Err(_) => Err(VerifyError::Chain),
+    // An anchor has no validity for webpki. Taken as a leaf the root is refused, but for its time
+    // first; a test holds webpki to this order.
+    let root_as_leaf = EndEntityCert::try_from(&root.certificate).map_err(path_error)?;
+    let out_of_time = find_path(&root_as_leaf, &anchors, &[], time).map(drop);
+    if let Err(error @ (VerifyError::CertExpired | VerifyError::CertNotValidYet)) = out_of_time {
+        return Err(error);
+    }
+    let end_entity = EndEntityCert::try_from(leaf).map_err(path_error)?;
+    let path = find_path(&end_entity, &anchors, intermediates, time)?;
+    let used = path.intermediate_certificates().map(webpki::Cert::der);
+    if !used.eq(intermediates.iter().rev().cloned()) {
+        return Err(VerifyError::ChainOrder);
+    }
+    let mut issuers = intermediates.iter().chain([&root.certificate]);
+    if issuers.all(|issuer| certificate::may(issuer, KEY_CERT_SIGN))
+        && certificate::may(leaf, DIGITAL_SIGNATURE)
+        && !certificate::has_path_length(leaf)
+    {
+        Ok(())
+    } else {
+        Err(VerifyError::KeyUsage)
+    }
+}
+
+fn find_path<'a>(
+    leaf: &'a EndEntityCert<'a>,
+    anchors: &'a [TrustAnchor<'a>],
+    intermediates: &'a [CertificateDer<'a>],
+    time: UnixTime,
+) -> Result<VerifiedPath<'a>, VerifyError> {
+    let (algorithms, usage) = (&[ECDSA_P384_SHA384], KeyUsage::client_auth());
+    leaf.verify_for_usage(algorithms, anchors, intermediates, time, usage, None, None)
+        .map_err(path_error)
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "fits map_err")]
+fn path_error(error: webpki::Error) -> VerifyError {
+    match error {
+        webpki::Error::CertExpired { .. } => VerifyError::CertExpired,
+        webpki::Error::CertNotValidYet { .. } => VerifyError::CertNotValidYet,
+        _ => VerifyError::Chain,
     }
 }
 
 fn check_signature(
-    leaf: &EndEntityCert<'_>,
+    leaf: &CertificateDer<'_>,
     payload: &[u8],
     signature: &[u8; 96],
 ) -> Result<(), VerifyError> {
+    let leaf = EndEntityCert::try_from(leaf).map_err(path_error)?;
     let spki = leaf.subject_public_key_info();
     let point = spki.strip_prefix(&P384_SPKI_PREFIX).filter(|point| point.len() == 97);
     let key = UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, point.ok_or(VerifyError::LeafKey)?);
@@ -299,6 +331,8 @@ impl VerifyError {
             Self::CertExpired => "cert-expired",
             Self::CertNotValidYet => "cert-not-valid-yet",
             Self::Chain => "chain",
+            Self::ChainOrder => "chain-order",
+            Self::KeyUsage => "key-usage",
             Self::LeafKey => "leaf-key",
             Self::Signature => "signature",
             Self::Debug => "debug",
