@@ -22,7 +22,7 @@ use crate::enclave::{DocumentError, Enclave, RngSeen};
 use crate::init;
 use crate::key_cache::slot::Limits;
 use crate::key_cache::{BLOB_BYTES_TOTAL_MAX, KEYS_MAX, KeyCache};
-use crate::kms_exchange::{RecipientKey, TlsRoots};
+use crate::kms_exchange::TlsRoots;
 use crate::nsm::{Nsm, NsmError};
 use crate::rng::{self, Rng, RngSource};
 use crate::signer::{Signer, VerifyMode};
@@ -147,6 +147,14 @@ pub fn start(parts: Parts) -> Result<Running, BootError> {
         .collect::<Result<Vec<_>, _>>()?;
     let boot_id = enclave.boot_id;
     let (stop, stopped) = oneshot::channel();
+    let unlocking = Arc::clone(&enclave);
+    std::thread::Builder::new().name("rsa".into()).spawn(move || {
+        if let Err(error) = unlocking.unlocks.draw_recipient() {
+            eprintln!("sigil-enclave: {error}");
+            init::end();
+            std::process::abort();
+        }
+    })?;
     let task = Control::new(enclave, workers);
     let Parts { listener, heartbeat, .. } = parts;
     let control = std::thread::Builder::new().name("control".into()).spawn(move || {
@@ -172,8 +180,6 @@ fn assemble(parts: &Parts, control: runtime::Handle) -> Result<Enclave, BootErro
     let boot_id = rng::public_bytes().map_err(|_| BootError::Keys("no randomness"))?;
     let statements =
         Statements::new(&rng).map_err(|_| BootError::Keys("no statement key can be drawn"))?;
-    let recipient =
-        RecipientKey::generate().map_err(|_| BootError::Keys("no RSA key can be drawn"))?;
     let enclave = Enclave {
         cache: KeyCache::new(limits(&pins), KEYS_MAX, BLOB_BYTES_TOTAL_MAX),
         dek_hard_ms: DEK_HARD_S.min(pins.ceilings.dek_hard_s.into()) * 1_000,
@@ -191,7 +197,7 @@ fn assemble(parts: &Parts, control: runtime::Handle) -> Result<Enclave, BootErro
         rng_seen,
         deks: DekTable::default(),
         statements,
-        unlocks: Unlocks::new(recipient, tls),
+        unlocks: Unlocks::new(tls),
         attest_rate: Rate::new(boot_ms()),
         control,
     };

@@ -98,7 +98,11 @@ impl EnclaveApi for Service {
             Err(code) => return Ok(Response::new(reply::not_begun(code))),
         };
         let enclave = Arc::clone(&self.enclave);
-        let begun = self.enclave.control.spawn(async move { enclave.unlock_begin(what) }).await;
+        let begin = async move {
+            enclave.unlocks.ready().await;
+            enclave.unlock_begin(what)
+        };
+        let begun = self.enclave.control.spawn(begin).await;
         Ok(Response::new(match begun {
             Ok(Ok(begun)) => reply::begun(begun),
             Ok(Err(error)) => reply::not_begun(reply::unlock_code(&error)),

@@ -9,13 +9,14 @@ use aws_lc_rs::digest;
 use sigil_attestation::{UserData, VerifyTime, verify};
 use sigil_enclave_image::pins::KeyspaceRule;
 use subtle::ConstantTimeEq;
+use tokio::sync::SetOnce;
 
 use crate::clock::boot_ms;
 use crate::dek::{Dek, DekId, InstallError, Installed, Provenance, key_check_value};
 use crate::enclave::Enclave;
 use crate::kms_exchange::{
     AnswerError, EncryptionContext, ExactRequest, ExchangeError, OpenedDek, Operation,
-    RecipientKey, SignatureHeaders, Target, TlsRoots, exchange,
+    RecipientError, RecipientKey, SignatureHeaders, Target, TlsRoots, exchange,
 };
 use crate::names::Keyspace;
 use crate::rng;
@@ -127,7 +128,8 @@ pub enum UnlockError {
 
 /// Begun unlocks and what every exchange needs.
 pub struct Unlocks {
-    recipient: RecipientKey,
+    /// Made after the enclave listens: it takes longer than the rest of the boot.
+    recipient: SetOnce<RecipientKey>,
     tls: TlsRoots,
     open: OpenUnlocks<Waiting, Stream>,
 }
@@ -145,8 +147,23 @@ struct Waiting {
 
 impl Unlocks {
     /// No unlock is open yet.
-    pub fn new(recipient: RecipientKey, tls: TlsRoots) -> Self {
-        Self { recipient, tls, open: OpenUnlocks::new() }
+    pub fn new(tls: TlsRoots) -> Self {
+        Self { recipient: SetOnce::new(), tls, open: OpenUnlocks::new() }
+    }
+
+    /// Draws the key to which KMS encrypts. Once a boot.
+    ///
+    /// # Errors
+    /// The generator failed.
+    pub fn draw_recipient(&self) -> Result<(), RecipientError> {
+        // It is set by nobody else.
+        let _ = self.recipient.set(RecipientKey::generate()?);
+        Ok(())
+    }
+
+    /// Waits for that key.
+    pub async fn ready(&self) {
+        self.recipient.wait().await;
     }
 
     /// True if a tunnel for this unlock is awaited.
@@ -192,9 +209,10 @@ impl Enclave {
             dek_id,
         };
         let user_data = UserData::Kms { boot_id: self.boot_id.0 };
-        let public_key = self.unlocks.recipient.spki_der();
-        let made =
-            self.document(&user_data, Some(public_key)).map_err(|_| UnlockError::Attestation)?;
+        let recipient = self.unlocks.recipient.get().ok_or(UnlockError::Internal)?;
+        let made = self
+            .document(&user_data, Some(recipient.spki_der()))
+            .map_err(|_| UnlockError::Attestation)?;
         let request = ExactRequest::new(&target, &context, &operation, &made.bytes);
         let mut attestation_hash = [0; 32];
         attestation_hash.copy_from_slice(digest::digest(&digest::SHA256, &made.bytes).as_ref());
@@ -228,7 +246,8 @@ impl Enclave {
         let Waiting { request, operation, key_arn, .. } = &taken.waiting;
         let tls = &self.unlocks.tls;
         let answer = exchange(tunnel, tls, now_unix_s, request, &headers).await?;
-        let opened = answer.open(&self.unlocks.recipient, operation, key_arn)?;
+        let recipient = self.unlocks.recipient.get().ok_or(UnlockError::Internal)?;
+        let opened = answer.open(recipient, operation, key_arn)?;
         self.take_in(&taken.waiting, opened)
     }
 
