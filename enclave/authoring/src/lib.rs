@@ -1,5 +1,7 @@
-//! What people and release jobs write and read about enclave images: `pins.yaml` and
+//! What people and release jobs write and read about enclave images: the EIF itself, `pins.yaml` and
 //! `measurements.json`. The enclave itself needs none of it. Formats: `docs/formats.md`.
 
+pub mod eif;
+pub mod image;
 pub mod measurements;
 pub mod pins_yaml;

@@ -2,10 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use sigil_enclave_image::measure::{self, Pcr, ProcessPcrs};
 use sigil_enclave_image::pins::Pins;
 
-/// Version of the file's format.
+use crate::eif::{Eif, EifError};
+use crate::image;
+
+/// Version of the file's format. Readers refuse other versions and fields that they do not know.
 pub const FORMAT_VERSION: u32 = 1;
 
 /// Contents of `measurements.json`.
@@ -21,19 +25,22 @@ pub struct Measurements {
     /// Pinned name of the deployment.
     pub app: String,
     /// Everything.
-    #[serde(with = "hex_pcr")]
+    #[serde(with = "hex")]
     pub pcr0: Pcr,
     /// Code.
-    #[serde(with = "hex_pcr")]
+    #[serde(with = "hex")]
     pub pcr1: Pcr,
     /// Pins.
-    #[serde(with = "hex_pcr")]
+    #[serde(with = "hex")]
     pub pcr2: Pcr,
     /// The fixed test role; process mode only, on Nitro the parent's role decides.
-    #[serde(with = "hex_pcr_option", default, skip_serializing_if = "Option::is_none")]
+    #[serde(with = "hex_option", default, skip_serializing_if = "Option::is_none")]
     pub pcr3: Option<Pcr>,
+    /// SHA-256 of the kernel, for telling whose code PCR1 stands for; image files only.
+    #[serde(with = "hex_option", default, skip_serializing_if = "Option::is_none")]
+    pub kernel_sha256: Option<[u8; 32]>,
     /// SHA-384 of `pins.cbor`.
-    #[serde(with = "hex_pcr")]
+    #[serde(with = "hex")]
     pub pins_sha384: Pcr,
     /// A development image: never for production.
     pub insecure: bool,
@@ -85,6 +92,33 @@ impl Measurements {
             pcr1,
             pcr2,
             pcr3: Some(pcr3),
+            kernel_sha256: None,
+            pins_sha384: measure::sha384(pins),
+            insecure: decoded.insecure,
+            kms: decoded.rules.into_iter().map(PinnedKms::from).collect(),
+        })
+    }
+
+    /// Measures a pinned image file.
+    ///
+    /// # Errors
+    /// It has no pins, or they cannot be used.
+    pub fn of_eif(eif: &Eif<'_>) -> Result<Self, EifError> {
+        let pins = image::pins_of(eif)?;
+        let decoded = Pins::decode(pins)?;
+        let [pcr0, pcr1, pcr2] = eif.measure();
+        let mut kernel_sha256 = [0; 32];
+        kernel_sha256.copy_from_slice(digest(&SHA256, eif.kernel).as_ref());
+        Ok(Self {
+            format_version: FORMAT_VERSION,
+            kind: ImageKind::Eif,
+            arch: eif.arch.name().to_owned(),
+            app: decoded.app,
+            pcr0,
+            pcr1,
+            pcr2,
+            pcr3: None,
+            kernel_sha256: Some(kernel_sha256),
             pins_sha384: measure::sha384(pins),
             insecure: decoded.insecure,
             kms: decoded.rules.into_iter().map(PinnedKms::from).collect(),
@@ -121,60 +155,70 @@ impl From<sigil_enclave_image::pins::KeyspaceRule> for PinnedKms {
     }
 }
 
-/// A register as 96 hex digits, in lower case when written.
-fn to_hex(pcr: &Pcr) -> String {
+/// Hex digits, in lower case.
+fn to_hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    pcr.iter().fold(String::with_capacity(96), |mut text, byte| {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
         text
     })
 }
 
-fn from_hex(text: &str) -> Option<Pcr> {
-    let mut pcr = [0; 48];
-    if text.len() != 96 || !text.is_ascii() {
+fn from_hex<const BYTES: usize>(text: &str) -> Option<[u8; BYTES]> {
+    let mut bytes = [0; BYTES];
+    if text.len() != 2 * BYTES || !text.is_ascii() {
         return None;
     }
-    for (byte, digits) in pcr.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
         let digit = |at: usize| char::from(digits[at]).to_digit(16);
         *byte = u8::try_from(digit(0)? << 4 | digit(1)?).ok()?;
     }
-    Some(pcr)
+    Some(bytes)
 }
 
-mod hex_pcr {
+/// Hashes as hex digits: a register has 96, SHA-256 has 64.
+mod hex {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
-    use super::{Pcr, from_hex, to_hex};
+    use super::{from_hex, to_hex};
 
-    pub(super) fn serialize<S: Serializer>(pcr: &Pcr, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&to_hex(pcr))
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&to_hex(bytes))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Pcr, D::Error> {
+    pub(super) fn deserialize<'de, D, const BYTES: usize>(from: D) -> Result<[u8; BYTES], D::Error>
+    where
+        D: Deserializer<'de>,
+    {
         let text = String::deserialize(from)?;
-        from_hex(&text).ok_or_else(|| de::Error::custom("expected 96 hex digits of a register"))
+        let want = || de::Error::custom(format!("expected {} hex digits of a hash", 2 * BYTES));
+        from_hex(&text).ok_or_else(want)
     }
 }
 
-mod hex_pcr_option {
+mod hex_option {
     use serde::{Deserializer, Serializer};
 
-    use super::{Pcr, hex_pcr, to_hex};
+    use super::{hex, to_hex};
 
     #[allow(clippy::ref_option, reason = "serde's signature")]
-    pub(super) fn serialize<S: Serializer>(
-        pcr: &Option<Pcr>,
+    pub(super) fn serialize<S: Serializer, const BYTES: usize>(
+        bytes: &Option<[u8; BYTES]>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        match pcr {
-            Some(pcr) => serializer.serialize_str(&to_hex(pcr)),
+        match bytes {
+            Some(bytes) => serializer.serialize_str(&to_hex(bytes)),
             None => serializer.serialize_none(),
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Pcr>, D::Error> {
-        hex_pcr::deserialize(from).map(Some)
+    pub(super) fn deserialize<'de, D, const BYTES: usize>(
+        from: D,
+    ) -> Result<Option<[u8; BYTES]>, D::Error>
+    where
+        D: Deserializer<'de>,
+    {
+        hex::deserialize(from).map(Some)
     }
 }

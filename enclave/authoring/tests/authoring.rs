@@ -3,6 +3,8 @@
 
 use sigil_enclave_image::Pins;
 use sigil_enclave_image::pins::{Ceilings, VerifyMode};
+use sigil_image_authoring::eif::Arch;
+use sigil_image_authoring::image::{self, Program};
 use sigil_image_authoring::measurements::Measurements;
 use sigil_image_authoring::pins_yaml;
 
@@ -85,6 +87,20 @@ fn measurements_are_stable_text() {
     ] {
         assert!(Measurements::from_json(&text.replace(good, bad)).is_err(), "{bad}");
     }
+}
+
+#[test]
+fn measurements_of_an_image_name_its_kernel_and_no_role() {
+    let pins = read(&YAML.replace("insecure: true", "insecure: false")).unwrap();
+    let base = image::base(Arch::X86_64, b"kernel", b"code", Program::Production).unwrap();
+    let text = image::pin(&base, &pins).unwrap().measurements.to_json().unwrap();
+    assert_eq!(Measurements::from_json(&text).unwrap().to_json().unwrap(), text);
+    let at = |key: &str| text.find(&format!("\n  \"{key}\": ")).unwrap();
+    assert!(at("pcr2") < at("kernelSha256") && at("kernelSha256") < at("pinsSha384"), "{text}");
+    assert!(text.contains("\"kind\": \"eif\"") && !text.contains("pcr3"), "{text}");
+    let short = text.replace("\"kernelSha256\": \"", "\"kernelSha256\": \"0");
+    let error = Measurements::from_json(&short).unwrap_err().to_string();
+    assert!(error.contains("64 hex digits"), "{error}");
 }
 
 #[test]

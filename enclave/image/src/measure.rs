@@ -34,6 +34,13 @@ pub fn extend(parts: &[&[u8]]) -> Pcr {
     to_pcr(register.finish().as_ref())
 }
 
+/// PCR0, PCR1 and PCR2 of an enclave image file: PCR1 is code alone, PCR2 what was added to it.
+pub fn eif(kernel: &[u8], command_line: &[u8], ramdisks: &[&[u8]]) -> [Pcr; 3] {
+    let (first, others) = ramdisks.split_at(ramdisks.len().min(1));
+    let code = [&[kernel, command_line], first].concat();
+    [extend(&[&code, others].concat()), extend(&code), extend(others)]
+}
+
 /// Measures an enclave process.
 pub fn process(executable: &[u8], pins: &[u8]) -> ProcessPcrs {
     ProcessPcrs {
@@ -66,6 +73,15 @@ mod tests {
     #[test]
     fn the_rule_matches_openssl() {
         assert_eq!(const_hex::encode(extend(&[b"a", b"bc"])), EXTENDED_ABC);
+    }
+
+    #[test]
+    fn an_image_is_its_kernel_command_line_and_ramdisks_in_this_order() {
+        let [pcr0, pcr1, pcr2] = eif(b"kernel", b"line", &[b"code", b"pins", b"more"]);
+        assert_eq!(pcr0, extend(&[b"kernellinecodepinsmore"]));
+        assert_eq!(pcr1, extend(&[b"kernellinecode"]));
+        assert_eq!(pcr2, extend(&[b"pinsmore"]));
+        assert_eq!(eif(b"kernel", b"line", &[b"code"]), [pcr1, pcr1, extend(&[])]);
     }
 
     #[test]

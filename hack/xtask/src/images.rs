@@ -1,7 +1,7 @@
 //! OCI archives from static binaries, without a container engine. The same binaries give the same
 //! bytes: entries are sorted, times are zero, nothing of the machine gets in.
 
-mod build;
+pub(crate) mod build;
 mod oci;
 
 use std::path::{Path, PathBuf};
@@ -87,7 +87,8 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("reading {}", path.display()))
 }
 
-fn insecure_marker(program: &[u8]) -> Option<&'static str> {
+/// The first of [`INSECURE_MARKERS`] in these bytes.
+pub(crate) fn insecure_marker(program: &[u8]) -> Option<&'static str> {
     let holds = |marker: &&str| program.windows(marker.len()).any(|at| at == marker.as_bytes());
     INSECURE_MARKERS.into_iter().find(holds)
 }

@@ -1,5 +1,6 @@
-//! `cargo xtask`: the project's own checks and image writer.
+//! `cargo xtask`: the project's own checks and image writers.
 
+mod eif;
 mod images;
 mod repo;
 mod tidy;
@@ -9,7 +10,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Checks of the house, and container images")]
+#[command(
+    name = "cargo xtask",
+    about = "Checks of the house, enclave images, and container images"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -19,6 +23,8 @@ struct Cli {
 enum Command {
     /// Check what lints cannot see: layout, dependency direction, file sizes, docs/faults.md.
     Tidy,
+    /// Build the enclave's image file (EIF), reproducibly.
+    Eif(eif::Args),
     /// Build OCI archives from static binaries, without a container engine.
     Images(images::Args),
 }
@@ -26,6 +32,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Tidy => tidy::run(),
+        Command::Eif(args) => eif::run(&args),
         Command::Images(args) => images::run(&args),
     };
     match result {

@@ -29,7 +29,7 @@ pub(super) fn stripped(packages: &[&str], profile: &str, stage: &Path) -> Result
 }
 
 /// Path of the binary named like its package, from cargo's messages.
-fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+pub(crate) fn executable(messages: &str, name: &str) -> Option<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
