@@ -37,6 +37,9 @@ const ATTEST_TIME_MAX: Duration = Duration::from_secs(5);
 const DOCUMENT_AGE_MS_MAX: u64 = 60_000;
 /// How often the enclave's random generator is looked at.
 const HEALTH_PERIOD: Duration = Duration::from_secs(10);
+/// It would unlock nothing, so it is not routed to; see decision 16.
+const OTHER_ROOT: &str = "the enclave's documents do not verify against the attestation root that \
+                          its image is pinned to";
 const RETRY_MIN: Duration = Duration::from_millis(25);
 /// A launcher that starts an enclave needs seconds; it is found soon after it listens.
 const HANDOFF_RETRY_MAX: Duration = Duration::from_millis(200);
@@ -155,6 +158,11 @@ impl Attester {
         let reply = reply.map_err(|s| AttestError::Session(s.to_string()))?.into_inner();
         enclave_ok(reply.error)?;
         let boot = self.check(handoff, &reply.document, &nonce)?;
+        let health = session.client.health(HealthRequest {}).await;
+        let health = health.map_err(|s| AttestError::Session(s.to_string()))?.into_inner();
+        if !health.documents_verify {
+            return Err(AttestError::Document(OTHER_ROOT.to_owned()));
+        }
         self.status.update(|status| {
             status.attested = true;
             status.attestation_error = None;

@@ -42,7 +42,7 @@ pub fn prepare() -> io::Result<()> {
         dup2_stderr(&console)?;
     }
     let files = Rlimit { current: Some(FILES_MAX), maximum: Some(FILES_MAX) };
-    setrlimit(Resource::Nofile, files).map_err(|error| said("limit open files", error.into()))
+    setrlimit(Resource::Nofile, files).map_err(|error| said("limit open files", &error.into()))
 }
 
 /// Mounts a file system of the kernel; makes the folder if it is not there.
@@ -52,13 +52,13 @@ pub fn prepare() -> io::Result<()> {
 pub fn mount_on(kind: &str, target: &str) -> io::Result<()> {
     match std::fs::create_dir(target) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(said(target, error));
+            return Err(said(target, &error));
         }
         _ => {}
     }
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
     mount(kind, target, kind, flags, None)
-        .map_err(|error| said(&format!("mount {kind} on {target}"), error.into()))
+        .map_err(|error| said(&format!("mount {kind} on {target}"), &error.into()))
 }
 
 /// Ends the machine if this is its first process, which the parent sees as the end of the enclave.
@@ -72,7 +72,7 @@ pub fn end() {
     }
 }
 
-fn said(what: &str, error: io::Error) -> io::Error {
+fn said(what: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 

@@ -1,4 +1,4 @@
-//! Byte streams to an enclave: vsock, or a unix socket in development.
+//! Byte streams to an enclave: vsock, or in development a unix socket or the vsock of a machine of QEMU.
 
 use std::io;
 use std::pin::Pin;
@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use sigil_enclave_client::EnclaveAddress;
+use sigil_enclave_client::vhost::ask_for_port;
 use sigil_enclave_protocol::bounds::VSOCK_WRITE_BYTES_MAX;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
@@ -29,6 +30,11 @@ impl EnclaveStream {
                 connect_now(&SocketAddrUnix::new(path.as_path())?).map(Self::Unix)
             }
             EnclaveAddress::UnixAbstract(name) => connect_abstract(name).map(Self::Unix),
+            EnclaveAddress::VhostVsock { path, port } => {
+                let mut stream = connect_now(&SocketAddrUnix::new(path.as_path())?)?;
+                ask_for_port(&mut stream, *port).await?;
+                Ok(Self::Unix(stream))
+            }
         }
     }
 }

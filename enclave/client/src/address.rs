@@ -1,4 +1,5 @@
-//! Enclave addresses as URIs: `vsock://CID:PORT`, `unix://PATH`, `unix:PATH`, `unix:@ABSTRACT`.
+//! Enclave addresses as URIs: `vsock://CID:PORT`, `unix://PATH`, `unix:PATH`, `unix:@ABSTRACT`,
+//! `vhost-vsock://PATH:PORT`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,12 +19,20 @@ pub enum EnclaveAddress {
     UnixPath(PathBuf),
     /// A unix socket with an abstract name, of the network namespace (development).
     UnixAbstract(String),
+    /// A port of a machine whose vsock is a unix socket of this host (QEMU); see [`crate::vhost`].
+    VhostVsock {
+        /// The unix socket.
+        path: PathBuf,
+        /// Port, 5000 by convention.
+        port: u32,
+    },
 }
 
 /// A text that is none of the address forms.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no enclave address: expected vsock://CID:PORT, unix://PATH, unix:PATH or unix:@NAME"
+    "`{0}` is no enclave address: expected vsock://CID:PORT, unix://PATH, unix:PATH, unix:@NAME \
+     or vhost-vsock://PATH:PORT"
 )]
 pub struct AddressError(String);
 
@@ -32,15 +41,21 @@ impl FromStr for EnclaveAddress {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let error = || AddressError(text.to_owned());
+        let number = |digits: &str| digits.parse::<u32>().map_err(|_| error());
         if let Some(rest) = text.strip_prefix("vsock://") {
             let (cid, port) = rest.split_once(':').ok_or_else(error)?;
-            let number = |digits: &str| digits.parse::<u32>().map_err(|_| error());
             return Ok(Self::Vsock { cid: number(cid)?, port: number(port)? });
+        }
+        let is_path = |path: &&str| !path.is_empty() && !path.contains('\0');
+        if let Some(rest) = text.strip_prefix("vhost-vsock://") {
+            let (path, port) = rest.rsplit_once(':').ok_or_else(error)?;
+            let path = Some(path).filter(is_path).ok_or_else(error)?;
+            return Ok(Self::VhostVsock { path: path.into(), port: number(port)? });
         }
         let path = text
             .strip_prefix("unix://")
             .or_else(|| text.strip_prefix("unix:"))
-            .filter(|path| !path.is_empty() && !path.contains('\0'))
+            .filter(is_path)
             .ok_or_else(error)?;
         match path.strip_prefix('@') {
             Some("") => Err(error()),
@@ -56,6 +71,9 @@ impl fmt::Display for EnclaveAddress {
             Self::Vsock { cid, port } => write!(f, "vsock://{cid}:{port}"),
             Self::UnixPath(path) => write!(f, "unix:{}", path.display()),
             Self::UnixAbstract(name) => write!(f, "unix:@{name}"),
+            Self::VhostVsock { path, port } => {
+                write!(f, "vhost-vsock://{}:{port}", path.display())
+            }
         }
     }
 }
@@ -66,7 +84,12 @@ mod tests {
 
     #[test]
     fn every_form_reads_back() {
-        for text in ["vsock://16:5000", "unix:/run/e.sock", "unix:@sigil"] {
+        for text in [
+            "vsock://16:5000",
+            "unix:/run/e.sock",
+            "unix:@sigil",
+            "vhost-vsock:///run/a:b/vm.vsock:5000",
+        ] {
             assert_eq!(text.parse::<EnclaveAddress>().unwrap().to_string(), text);
         }
         let long = "unix:///run/e.sock".parse::<EnclaveAddress>().unwrap();
@@ -75,9 +98,18 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in
-            ["", "vsock://16", "vsock://x:1", "vsock://-1:1", "unix:", "unix:@", "tcp://a:1"]
-        {
+        for text in [
+            "",
+            "vsock://16",
+            "vsock://x:1",
+            "vsock://-1:1",
+            "unix:",
+            "unix:@",
+            "tcp://a:1",
+            "vhost-vsock:///run/vm.vsock",
+            "vhost-vsock://:5000",
+            "vhost-vsock:///run/vm.vsock:x",
+        ] {
             assert!(text.parse::<EnclaveAddress>().is_err(), "{text}");
         }
     }

@@ -4,5 +4,6 @@
 pub mod address;
 pub mod connect;
 pub mod handoff;
+pub mod vhost;
 
 pub use address::EnclaveAddress;

@@ -2,6 +2,7 @@
 //! binary depends on this crate, and its marker may be in none: `xtask` checks both.
 
 pub mod nsm;
+pub mod qemu;
 pub mod serve;
 
 /// Stands in every binary that holds this crate, and in no production artefact.

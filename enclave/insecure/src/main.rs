@@ -1,12 +1,14 @@
-//! `sigil-enclave-insecure`: the enclave as an ordinary process, for development and tests.
+//! `sigil-enclave-insecure`: the enclave as an ordinary process, or as the first process of a
+//! machine in QEMU, for development and tests.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use sigil_enclave::boot::{abort_on_panic, forbid_core_dumps};
+use sigil_enclave::init;
 use sigil_enclave_client::EnclaveAddress;
-use sigil_enclave_insecure::{MARKER, serve};
+use sigil_enclave_insecure::{MARKER, qemu, serve};
 
 #[derive(Parser)]
 #[command(version, about = "An enclave without hardware. For development only: keys are not safe.")]
@@ -32,6 +34,14 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if init::is_init() {
+        // What the kernel passes on from its command line is nothing to us.
+        if let Err(error) = qemu::run() {
+            eprintln!("sigil-enclave-insecure: {error:#}");
+        }
+        init::end();
+        return ExitCode::FAILURE;
+    }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

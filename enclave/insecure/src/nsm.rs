@@ -3,6 +3,7 @@
 
 mod authority;
 mod document;
+mod resigned;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,6 +14,7 @@ use zeroize::Zeroizing;
 
 pub use authority::{Chain, TestRoot, Validity, test_root_der};
 pub use document::TestDocument;
+pub use resigned::ResigningNsm;
 
 /// Bytes of user data and of a nonce, from the NSM's specification.
 const FIELD_BYTES_MAX: usize = 512;
@@ -28,8 +30,13 @@ pub type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 pub struct SoftwareNsm {
     pcrs: ProcessPcrs,
     clock: WallClock,
+    chains: Chains,
+}
+
+/// Chains under the committed root, the present one kept.
+struct Chains {
     root: TestRoot,
-    chain: Mutex<Arc<Chain>>,
+    present: Mutex<Option<Arc<Chain>>>,
 }
 
 /// The clock of this machine.
@@ -54,21 +61,32 @@ impl SoftwareNsm {
     /// # Errors
     /// No certificate can be issued.
     pub fn with_pcrs(pcrs: ProcessPcrs, clock: WallClock) -> Result<Self, NsmError> {
-        // Keeps the marker in every binary that can make this module, whatever its `main` does.
+        let chains = Chains::new()?;
+        chains.at(clock())?;
+        Ok(Self { pcrs, clock, chains })
+    }
+}
+
+impl Chains {
+    fn new() -> Result<Self, NsmError> {
+        // Keeps the marker in every binary that can sign, whatever its `main` does.
         std::hint::black_box(crate::MARKER);
-        let root = TestRoot::committed()?;
-        let chain = Mutex::new(Arc::new(root.issue(Validity::aws(clock()))?));
-        Ok(Self { pcrs, clock, root, chain })
+        Ok(Self { root: TestRoot::committed()?, present: Mutex::default() })
     }
 
     /// The present chain, replaced in time.
-    fn chain(&self, now_ms: u64) -> Result<Arc<Chain>, NsmError> {
-        let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
-        let Validity { not_before_ms, not_after_ms } = chain.leaf_validity;
-        if now_ms < not_before_ms || now_ms.saturating_add(RENEW_BEFORE_MS) >= not_after_ms {
-            *chain = Arc::new(self.root.issue(Validity::aws(now_ms))?);
+    fn at(&self, now_ms: u64) -> Result<Arc<Chain>, NsmError> {
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        let serves = |chain: &&mut Arc<Chain>| {
+            let Validity { not_before_ms, not_after_ms } = chain.leaf_validity;
+            now_ms >= not_before_ms && now_ms.saturating_add(RENEW_BEFORE_MS) < not_after_ms
+        };
+        if let Some(chain) = present.as_mut().filter(serves) {
+            return Ok(Arc::clone(chain));
         }
-        Ok(Arc::clone(&chain))
+        let chain = Arc::new(self.root.issue(Validity::aws(now_ms))?);
+        *present = Some(Arc::clone(&chain));
+        Ok(chain)
     }
 }
 
@@ -88,7 +106,7 @@ impl Nsm for SoftwareNsm {
         let now_ms = (self.clock)();
         let mut document = TestDocument::new(now_ms, self.pcrs);
         document.user_data(user_data).nonce(nonce).public_key(public_key);
-        document.sign(&*self.chain(now_ms)?)
+        document.sign(&*self.chains.at(now_ms)?)
     }
 
     fn entropy(&self) -> Result<Zeroizing<[u8; 32]>, NsmError> {

@@ -66,7 +66,7 @@ fn listener(address: &EnclaveAddress) -> io::Result<OwnedFd> {
             SocketAddr::from_pathname(path)?
         }
         EnclaveAddress::UnixAbstract(name) => SocketAddr::from_abstract_name(name)?,
-        EnclaveAddress::Vsock { .. } => {
+        EnclaveAddress::Vsock { .. } | EnclaveAddress::VhostVsock { .. } => {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
                 "process mode listens on a unix socket: use unix:PATH or unix:@NAME",

@@ -4,5 +4,6 @@
 
 pub mod handoff;
 pub mod process;
+pub mod qemu;
 pub mod socket;
 pub mod supervisor;

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sigil_launcher::process::forbid_core_dumps;
-use sigil_launcher::supervisor::{self, Settings};
+use sigil_launcher::process::{self, forbid_core_dumps};
+use sigil_launcher::{qemu, supervisor};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
@@ -17,7 +17,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Development: the enclave is a process on this machine. Its keys are NOT protected.
-    Process(Settings),
+    Process(process::Settings),
+    /// Development: the enclave is an image in QEMU. Its keys are NOT protected from this machine.
+    Qemu(qemu::Settings),
 }
 
 // One thread: the child's parent-death signal is bound to the thread that started it.
@@ -28,7 +30,6 @@ async fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     tracing_subscriber::fmt().json().flatten_event(true).with_writer(std::io::stderr).init();
-    let Command::Process(settings) = Cli::parse().command;
     let stop = async {
         let (Ok(mut terminate), Ok(mut interrupt)) =
             (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
@@ -40,7 +41,11 @@ async fn main() -> ExitCode {
             _ = interrupt.recv() => {}
         }
     };
-    match supervisor::run(&settings, stop).await {
+    let ended = match Cli::parse().command {
+        Command::Process(settings) => supervisor::run(&settings, stop).await,
+        Command::Qemu(settings) => supervisor::run(&settings, stop).await,
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = %error, "launcher cannot run");

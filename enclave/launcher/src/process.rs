@@ -1,8 +1,8 @@
-//! An enclave as a child process that cannot outlive its launcher.
+//! Child processes that cannot outlive their launcher, and the enclave that is one of them.
 #![allow(unsafe_code, reason = "a hook between fork and exec")]
 
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -14,12 +14,37 @@ use sigil_enclave_client::EnclaveAddress;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-/// What an enclave gets to end by itself: signatures under way take milliseconds.
-pub const STOP_TIME_MAX: Duration = Duration::from_secs(5);
+use crate::socket::SocketName;
+use crate::supervisor::{Boot, Launch, LauncherError};
 
-/// A running enclave process. Dropping it kills it.
+/// What a child gets to end by itself: signatures under way take milliseconds.
+pub const STOP_TIME_MAX: Duration = Duration::from_secs(5);
+/// From start to the first answer: the process reads its pins and makes its keys.
+const LISTEN_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// What to run and where.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Settings {
+    /// Enclave executable; started as `EXECUTABLE serve --pins FILE --listen ADDRESS --workers N`.
+    #[arg(long)]
+    pub enclave: PathBuf,
+    /// Its pins (pins.cbor).
+    #[arg(long)]
+    pub pins: PathBuf,
+    /// Where it listens: unix:@NAME or unix:PATH.
+    #[arg(long)]
+    pub listen: EnclaveAddress,
+    /// Where the claim is handed over to `serve`: @NAME or a path.
+    #[arg(long)]
+    pub handoff: SocketName,
+    /// Signing workers of the enclave.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub workers: u16,
+}
+
+/// A running child. Dropping it kills it.
 #[derive(Debug)]
-pub struct EnclaveProcess {
+pub struct Process {
     child: Child,
 }
 
@@ -34,21 +59,12 @@ pub fn forbid_core_dumps() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-impl EnclaveProcess {
-    /// Starts `executable serve --pins PINS --listen ADDRESS --workers N`.
+impl Process {
+    /// Starts a command without input.
     ///
     /// # Errors
     /// The executable cannot be started.
-    pub fn start(
-        executable: &Path,
-        pins: &Path,
-        listen: &EnclaveAddress,
-        workers: u16,
-    ) -> io::Result<Self> {
-        let mut command = Command::new(executable);
-        command.arg("serve").arg("--pins").arg(pins);
-        command.arg("--listen").arg(listen.to_string());
-        command.arg("--workers").arg(workers.to_string());
+    pub fn start(mut command: Command) -> io::Result<Self> {
         command.stdin(Stdio::null()).kill_on_drop(true);
         // SAFETY: the hook makes one system call and touches no memory of the parent.
         unsafe {
@@ -85,5 +101,43 @@ impl EnclaveProcess {
                 tracing::error!(%error, "cannot kill the enclave");
             }
         }
+    }
+}
+
+impl Launch for Settings {
+    type Boot = Process;
+
+    fn handoff(&self) -> &SocketName {
+        &self.handoff
+    }
+
+    fn address(&self) -> EnclaveAddress {
+        self.listen.clone()
+    }
+
+    fn listen_time_max(&self) -> Duration {
+        LISTEN_TIME_MAX
+    }
+
+    async fn start(&self) -> Result<Process, LauncherError> {
+        let mut command = Command::new(&self.enclave);
+        command.arg("serve").arg("--pins").arg(&self.pins);
+        command.arg("--listen").arg(self.listen.to_string());
+        command.arg("--workers").arg(self.workers.to_string());
+        Process::start(command).map_err(LauncherError::program("--enclave", &self.enclave))
+    }
+}
+
+impl Boot for Process {
+    fn listener(&self) -> Option<i32> {
+        self.pid()
+    }
+
+    async fn ended(&mut self) -> String {
+        Self::ended(self).await
+    }
+
+    async fn stop(self) {
+        Self::stop(self).await;
     }
 }

@@ -21,6 +21,31 @@ pub enum SocketName {
     Path(PathBuf),
 }
 
+/// The name of an abstract unix socket, as `@NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AbstractName(pub String);
+
+impl FromStr for AbstractName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse()? {
+            SocketName::Abstract(name) => Ok(Self(name)),
+            SocketName::Path(_) => Err("expected `@NAME`".to_owned()),
+        }
+    }
+}
+
+impl AbstractName {
+    /// Listens.
+    ///
+    /// # Errors
+    /// The name is in use.
+    pub fn listen(&self) -> io::Result<UnixListener> {
+        SocketName::Abstract(self.0.clone()).listen()
+    }
+}
+
 impl FromStr for SocketName {
     type Err = String;
 
@@ -57,18 +82,20 @@ impl SocketName {
     }
 }
 
-/// Connects to an enclave that is a process of this machine.
+/// Connects to the process of this machine that is an enclave or holds one's vsock.
 ///
 /// # Errors
 /// Nobody listens there, the listener's queue is full (`WouldBlock`), or the address is one of vsock.
 pub fn connect(address: &EnclaveAddress) -> io::Result<UnixStream> {
     let address = match address {
         EnclaveAddress::UnixAbstract(name) => SocketAddrUnix::new_abstract_name(name.as_bytes())?,
-        EnclaveAddress::UnixPath(path) => SocketAddrUnix::new(path.as_path())?,
+        EnclaveAddress::UnixPath(path) | EnclaveAddress::VhostVsock { path, .. } => {
+            SocketAddrUnix::new(path.as_path())?
+        }
         EnclaveAddress::Vsock { .. } => {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
-                "an enclave process listens on a unix socket",
+                "this launcher's enclave listens on a unix socket",
             ));
         }
     };
@@ -83,6 +110,14 @@ pub fn connect(address: &EnclaveAddress) -> io::Result<UnixStream> {
 mod tests {
     use super::*;
     use rustix::net::{bind, listen};
+
+    #[test]
+    fn an_abstract_name_is_no_path() {
+        assert_eq!("@vsock".parse(), Ok(AbstractName("vsock".to_owned())));
+        for text in ["", "@", "/run/vm.vsock"] {
+            assert!(text.parse::<AbstractName>().is_err(), "{text}");
+        }
+    }
 
     #[tokio::test]
     async fn a_full_queue_is_an_error_and_never_a_wait() {

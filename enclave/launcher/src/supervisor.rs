@@ -1,13 +1,14 @@
 //! start -> listening -> claimed -> ended -> start. Every boot is claimed by us or replaced.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
 use sigil_enclave_client::EnclaveAddress;
 use sigil_enclave_client::connect::{HandshakeError, claim};
 use sigil_enclave_client::handoff::Handoff;
+use sigil_enclave_client::vhost::ask_for_port;
 use sigil_enclave_protocol::handshake::BootId;
 use sigil_enclave_protocol::handshake::{ClaimToken, Refusal};
 use tokio::net::UnixStream;
@@ -15,11 +16,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::handoff::{self, Current};
-use crate::process::EnclaveProcess;
 use crate::socket::{self, SocketName};
 
-/// From start to the first answer: the process reads its pins and makes its keys.
-const LISTEN_TIME_MAX: Duration = Duration::from_secs(20);
 /// Between two attempts to reach a process that starts.
 const LISTEN_PERIOD: Duration = Duration::from_millis(20);
 /// First wait before a restart; an enclave that dies at once must not burn the node.
@@ -29,24 +27,42 @@ const RESTART_WAIT_MAX: Duration = Duration::from_secs(5);
 /// A boot that lived this long ends the series of short waits.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 
-/// What to run and where.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Settings {
-    /// Enclave executable; started as `EXECUTABLE serve --pins FILE --listen ADDRESS --workers N`.
-    #[arg(long)]
-    pub enclave: PathBuf,
-    /// Its pins (pins.cbor).
-    #[arg(long)]
-    pub pins: PathBuf,
-    /// Where it listens: unix:@NAME or unix:PATH.
-    #[arg(long)]
-    pub listen: EnclaveAddress,
-    /// Where the claim is handed over to `serve`: @NAME or a path.
-    #[arg(long)]
-    pub handoff: SocketName,
-    /// Signing workers of the enclave.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub workers: u16,
+/// How an enclave is started: one implementation for each kind of launcher.
+pub trait Launch {
+    /// What runs then.
+    type Boot: Boot;
+
+    /// Where the claim is handed over.
+    fn handoff(&self) -> &SocketName;
+
+    /// Where the enclave listens.
+    fn address(&self) -> EnclaveAddress;
+
+    /// Where `serve` is told to find it.
+    fn address_of_serve(&self) -> EnclaveAddress {
+        self.address()
+    }
+
+    /// Bound from the start to the first answer.
+    fn listen_time_max(&self) -> Duration;
+
+    /// Starts one.
+    ///
+    /// # Errors
+    /// It cannot be started at all, and trying again would not help.
+    fn start(&self) -> impl Future<Output = Result<Self::Boot, LauncherError>> + Send;
+}
+
+/// One boot of an enclave. Dropping it kills what runs.
+pub trait Boot: Send {
+    /// Id of the process that listens at the address.
+    fn listener(&self) -> Option<i32>;
+
+    /// Waits until it has ended and says how.
+    fn ended(&mut self) -> impl Future<Output = String> + Send;
+
+    /// Ends it in order.
+    fn stop(self) -> impl Future<Output = ()> + Send;
 }
 
 /// Why a launcher cannot run at all.
@@ -55,59 +71,74 @@ pub enum LauncherError {
     /// The hand-off socket cannot be made.
     #[error("--handoff: {0}")]
     Handoff(io::Error),
-    /// The enclave cannot be started.
-    #[error("--enclave {executable}: {source}")]
-    Enclave {
-        /// What was to be started.
-        executable: PathBuf,
-        /// Why it was not.
+    /// The bridge's socket cannot be made.
+    #[error("--bridge: {0}")]
+    Bridge(io::Error),
+    /// A program cannot be started or a file cannot be used.
+    #[error("{setting} {}: {source}", path.display())]
+    Setting {
+        /// Which setting names it.
+        setting: &'static str,
+        /// What it names.
+        path: PathBuf,
+        /// Why it is of no use.
         source: io::Error,
     },
+}
+
+impl LauncherError {
+    /// Names a setting in an error.
+    pub fn program(setting: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Setting { setting, path: path.to_owned(), source }
+    }
 }
 
 /// Why a boot did not come to be claimed by us.
 #[derive(Debug, thiserror::Error)]
 enum ClaimError {
-    #[error("did not listen and answer within {LISTEN_TIME_MAX:?}")]
-    NotListening,
+    #[error("did not listen and answer within {0:?}")]
+    NotListening(Duration),
     #[error("another process listens at its address")]
     AnotherProcess,
     #[error("claimed by somebody else before us")]
     ClaimedByAnother,
     #[error("claim: {0}")]
-    Handshake(HandshakeError),
+    Handshake(#[from] HandshakeError),
 }
 
 /// Keeps a claimed enclave until `stop`, then ends it.
 ///
 /// # Errors
 /// The hand-off socket or the executable cannot be used. An enclave that ends is restarted instead.
-pub async fn run(settings: &Settings, stop: impl Future<Output = ()>) -> Result<(), LauncherError> {
-    let listener = settings.handoff.listen().map_err(LauncherError::Handoff)?;
+pub async fn run<L: Launch>(
+    launch: &L,
+    stop: impl Future<Output = ()>,
+) -> Result<(), LauncherError> {
+    let listener = launch.handoff().listen().map_err(LauncherError::Handoff)?;
     let (current, readers) = watch::channel(None);
     let handoffs = tokio::spawn(handoff::serve(listener, readers));
     tokio::pin!(stop);
-    let result = keep(settings, &current, stop).await;
+    let result = keep(launch, &current, stop).await;
     current.send_replace(None);
     handoffs.abort();
     result
 }
 
-async fn keep(
-    settings: &Settings,
+async fn keep<L: Launch>(
+    launch: &L,
     current: &watch::Sender<Current>,
     mut stop: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<(), LauncherError> {
     let mut wait = RESTART_WAIT_MIN;
     loop {
         let started = Instant::now();
-        let mut process = start(settings)?;
+        let mut boot = launch.start().await?;
         let stopped = tokio::select! {
             () = stop.as_mut() => true,
-            () = live(settings, current, &mut process) => false,
+            () = live(launch, current, &mut boot) => false,
         };
         current.send_replace(None);
-        process.stop().await;
+        boot.stop().await;
         if stopped {
             tracing::info!("stopped");
             return Ok(());
@@ -124,30 +155,25 @@ async fn keep(
 }
 
 /// One boot: claimed, handed over, until its end. Every return means: replace it.
-async fn live(settings: &Settings, current: &watch::Sender<Current>, process: &mut EnclaveProcess) {
-    let pid = process.pid();
+async fn live<L: Launch>(launch: &L, current: &watch::Sender<Current>, boot: &mut L::Boot) {
+    let (address, pid) = (launch.address(), boot.listener());
     let claimed = tokio::select! {
-        claimed = claim_boot(&settings.listen, pid) => claimed,
-        status = process.ended() => {
+        claimed = claim_boot(&address, pid, launch.listen_time_max()) => claimed,
+        status = boot.ended() => {
             tracing::error!(%status, "enclave ended before it was claimed");
             return;
         }
     };
     match claimed {
         Ok((boot_id, token)) => {
-            let address = settings.listen.clone();
+            let address = launch.address_of_serve();
             tracing::info!(%boot_id, %address, "enclave claimed");
             current.send_replace(Some(Handoff { boot_id, token, address }));
-            let status = process.ended().await;
+            let status = boot.ended().await;
             tracing::error!(%boot_id, %status, "enclave ended");
         }
         Err(error) => tracing::error!(%error, "enclave not claimed, replacing it"),
     }
-}
-
-fn start(settings: &Settings) -> Result<EnclaveProcess, LauncherError> {
-    EnclaveProcess::start(&settings.enclave, &settings.pins, &settings.listen, settings.workers)
-        .map_err(|source| LauncherError::Enclave { executable: settings.enclave.clone(), source })
 }
 
 /// Waits until the enclave listens, then claims it. It closes what it has no room for while others
@@ -155,11 +181,12 @@ fn start(settings: &Settings) -> Result<EnclaveProcess, LauncherError> {
 async fn claim_boot(
     address: &EnclaveAddress,
     pid: Option<i32>,
+    time_max: Duration,
 ) -> Result<(BootId, ClaimToken), ClaimError> {
     let attempts = async {
         loop {
             if let Ok(stream) = socket::connect(address) {
-                match claim_over(stream, pid).await {
+                match claim_over(stream, address, pid).await {
                     Err(ClaimError::Handshake(HandshakeError::Io(_))) => {}
                     result => return result,
                 }
@@ -167,18 +194,23 @@ async fn claim_boot(
             sleep(LISTEN_PERIOD).await;
         }
     };
-    timeout(LISTEN_TIME_MAX, attempts).await.unwrap_or(Err(ClaimError::NotListening))
+    let claimed = timeout(time_max, attempts).await;
+    claimed.unwrap_or(Err(ClaimError::NotListening(time_max)))
 }
 
 /// Whoever else listens at that address is not claimed: its boot would be handed over in place of
 /// ours.
 async fn claim_over(
     mut stream: UnixStream,
+    address: &EnclaveAddress,
     pid: Option<i32>,
 ) -> Result<(BootId, ClaimToken), ClaimError> {
     let listener = stream.peer_cred().ok().and_then(|peer| peer.pid());
     if listener.is_none() || listener != pid {
         return Err(ClaimError::AnotherProcess);
+    }
+    if let EnclaveAddress::VhostVsock { port, .. } = address {
+        ask_for_port(&mut stream, *port).await.map_err(HandshakeError::Io)?;
     }
     match claim(&mut stream).await {
         Ok((accepted, token)) => Ok((accepted.hello.boot_id, token)),

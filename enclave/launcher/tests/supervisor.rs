@@ -12,8 +12,9 @@ use sigil_enclave_client::handoff::Handoff;
 use sigil_enclave_protocol::handshake::{
     BootId, ClaimToken, Hello, PROOF_BYTES, Proof, Purpose, Refusal, Verdict,
 };
+use sigil_launcher::process::Settings;
 use sigil_launcher::socket::connect;
-use sigil_launcher::supervisor::{Settings, run};
+use sigil_launcher::supervisor::run;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Command;

@@ -50,8 +50,13 @@ impl TestDocument {
             ("user_data", null()),
             ("nonce", null()),
         ];
+        Self::of_fields(fields.map(|(key, value)| (key.to_owned(), value)).to_vec())
+    }
+
+    /// A document of these fields, in this order.
+    pub fn of_fields(fields: Vec<(String, Vec<u8>)>) -> Self {
         Self {
-            fields: fields.map(|(key, value)| (key.to_owned(), value)).to_vec(),
+            fields,
             protected: PROTECTED.to_vec(),
             unprotected: vec![0xa0],
             tagged: false,
