@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-.PHONY: help demo demo-cluster test test-cluster lint fmt images generate
+.PHONY: help demo demo-cluster test test-cluster lint fmt images generate enclave-tools
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -22,6 +22,11 @@ test: ## every test that needs no cluster, those against a real API server inclu
 test-cluster: ## the test cluster itself under faults (root)
 	@hack/packages cluster
 	@hack/cluster-test
+
+enclave-tools: ## QEMU's nitro-enclave, vsock and the enclave's kernel, built and tested (5 minutes once)
+	@hack/packages build enclave
+	@hack/qemu tools
+	@hack/qemu self-test
 
 lint: ## formatting, clippy, house rules, licences, scripts
 	@hack/packages lint
