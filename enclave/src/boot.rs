@@ -26,6 +26,7 @@ use crate::kms_exchange::TlsRoots;
 use crate::nsm::{Nsm, NsmError};
 use crate::rng::{self, Rng, RngSource};
 use crate::signer::{Signer, VerifyMode};
+use crate::slab::slab;
 use crate::statements::Statements;
 use crate::unlock::Unlocks;
 use crate::worker::Worker;
@@ -67,6 +68,9 @@ pub enum BootError {
     /// The kernel's random source is not the NSM's.
     #[error("the kernel's current random source is not nsm-hwrng")]
     Rng,
+    /// The memory for secrets.
+    #[error("{0}")]
+    Slab(&'static str),
     /// The NSM refused.
     #[error(transparent)]
     Nsm(#[from] NsmError),
@@ -167,6 +171,13 @@ fn assemble(parts: &Parts, control: runtime::Handle) -> Result<Enclave, BootErro
     let pins = Pins::decode(&parts.pins).map_err(|error| BootError::Pins(error.to_string()))?;
     if pins.insecure != parts.insecure {
         return Err(BootError::WrongKind(pins.insecure));
+    }
+    match slab() {
+        Err(_) => return Err(BootError::Slab("no memory for secrets")),
+        Ok(slab) if slab.is_locked() => {}
+        // A process of an ordinary user may not lock so much; an image, where it is root, must.
+        Ok(_) if !parts.insecure => return Err(BootError::Slab("secrets cannot be locked")),
+        Ok(_) => eprintln!("sigil-enclave: secrets may be swapped: they cannot be locked"),
     }
     let rng_seen = RngSeen::new(parts.rng_source);
     if !rng_seen.current().is_healthy(pins.insecure) {

@@ -10,9 +10,10 @@ use crate::dek::{Dek, DekId, DekTable, Lease, Provenance};
 use crate::enclave::Enclave;
 use crate::key_cache::Open;
 use crate::names::Keyspace;
-use crate::seal::{Header, parse};
+use crate::seal::{Header, SealError, parse};
 use crate::secret::Secret32;
 use crate::signer::{Fault, Item, SELF_TEST_DIGEST, Signature, Signer};
+use crate::slab::SlabFull;
 use crate::statements::SignedStatement;
 
 /// Draws before a scalar is in range: one fails with a chance of 2^-128.
@@ -86,9 +87,21 @@ pub enum KeyError {
     /// The kernel's random source is not the one that is required.
     #[error("the random source is not healthy")]
     RngUnhealthy,
+    /// Too many secrets are in memory.
+    #[error(transparent)]
+    NoRoom(#[from] SlabFull),
     /// A computation was faulty.
     #[error("internal fault")]
     Internal,
+}
+
+impl From<SealError> for KeyError {
+    fn from(error: SealError) -> Self {
+        match error {
+            SealError::NoRoom(full) => Self::NoRoom(full),
+            _ => Self::Invalid,
+        }
+    }
 }
 
 impl From<Fault> for KeyError {
@@ -131,7 +144,7 @@ pub struct BlobOpener<'a> {
 
 impl Open for BlobOpener<'_> {
     fn open(&self, name: &KeyName, blob: &[u8], now_ms: u64) -> Result<Opened, KeyError> {
-        let sealed = parse(blob).map_err(|_| KeyError::Invalid)?;
+        let sealed = parse(blob)?;
         let header = &sealed.header;
         if header.app != self.app
             || header.keyspace != name.keyspace
@@ -144,7 +157,7 @@ impl Open for BlobOpener<'_> {
         if dek.keyspace != name.keyspace {
             return Err(KeyError::Invalid);
         }
-        let scalar = sealed.open(&dek.secret).map_err(|_| KeyError::Invalid)?;
+        let scalar = sealed.open(&dek.secret)?;
         let public_key = self.signer.public_key(&scalar).map_err(|_| KeyError::Invalid)?;
         if public_key != header.public_key {
             return Err(KeyError::Invalid);
@@ -258,7 +271,9 @@ impl Enclave {
 
     fn draw_key(&self, signer: &Signer) -> Result<(Secret32, [u8; 33]), KeyError> {
         for _ in 0..SCALAR_DRAWS_MAX {
-            let drawn = self.rng.key_material(b"secp256k1").map_err(|_| KeyError::Internal)?;
+            let mut drawn = Secret32::zeroed()?;
+            let made = self.rng.key_material(b"secp256k1", &mut drawn);
+            made.map_err(|_| KeyError::Internal)?;
             if signer.is_scalar(&drawn) {
                 let public_key = signer.public_key(&drawn)?;
                 return Ok((drawn, public_key));
@@ -303,10 +318,11 @@ impl Enclave {
 
 /// A blob that does not open again would be a lost key.
 fn check_sealed(blob: &[u8], dek: &Dek, scalar: &Secret32) -> Result<(), KeyError> {
-    let opened = parse(blob).and_then(|sealed| sealed.open(&dek.secret));
-    let same =
-        opened.is_ok_and(|opened| opened.expose_secret().ct_eq(scalar.expose_secret()).into());
-    if same { Ok(()) } else { Err(KeyError::Internal) }
+    match parse(blob).and_then(|sealed| sealed.open(&dek.secret)) {
+        Ok(opened) if opened.expose_secret().ct_eq(scalar.expose_secret()).into() => Ok(()),
+        Err(SealError::NoRoom(full)) => Err(full.into()),
+        _ => Err(KeyError::Internal),
+    }
 }
 
 /// Signs a batch of uses, in order, or nothing of it.

@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 pub use answer::{Answer, AnswerClass, AnswerError, OpenedDek};
-pub use recipient::{RecipientError, RecipientKey};
+pub use recipient::{EnvelopeError, RecipientError, RecipientKey};
 pub use request::{
     EncryptionContext, ExactRequest, HeaderError, Operation, SignatureHeaders, Target,
 };

@@ -22,6 +22,7 @@ pub mod rpc;
 pub mod seal;
 pub mod secret;
 pub mod signer;
+pub mod slab;
 pub mod statements;
 pub mod stream;
 pub mod unlock;

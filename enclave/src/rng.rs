@@ -72,11 +72,11 @@ impl Rng {
         Ok(())
     }
 
-    /// 32 bytes of key material. `label` separates uses.
+    /// Fills a slot with key material. `label` separates uses.
     ///
     /// # Errors
     /// The kernel's generator fails.
-    pub fn key_material(&self, label: &[u8]) -> Result<Secret32, RngError> {
+    pub fn key_material(&self, label: &[u8], out: &mut Secret32) -> Result<(), RngError> {
         let mut input = Zeroizing::new([0; 72]);
         kernel(&mut input[..32])?;
         let nsm_entropy = self.nsm_entropy.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,10 +84,8 @@ impl Rng {
         drop(nsm_entropy);
         let counter = self.counter.fetch_add(1, Ordering::Relaxed);
         input[64..].copy_from_slice(&counter.to_be_bytes());
-        let mut out = Secret32::zeroed();
         kdf::expand(&kdf::extract(SALT, &*input), &[label], out.expose_secret_mut())
-            .map_err(|_| RngError)?;
-        Ok(out)
+            .map_err(|_| RngError)
     }
 }
 
@@ -142,7 +140,9 @@ mod tests {
         let rng = Rng::new(&Entropy(1)).unwrap();
         let mut seen = std::collections::HashSet::new();
         for label in [b"a".as_slice(), b"b", b"a"] {
-            assert!(seen.insert(*rng.key_material(label).unwrap().expose_secret()));
+            let mut out = Secret32::zeroed().unwrap();
+            rng.key_material(label, &mut out).unwrap();
+            assert!(seen.insert(*out.expose_secret()));
         }
     }
 
@@ -154,6 +154,6 @@ mod tests {
         assert_eq!(**rng.nsm_entropy.lock().unwrap(), [1; 32]);
         rng.refresh(&Entropy(2)).unwrap();
         assert_eq!(**rng.nsm_entropy.lock().unwrap(), [2; 32]);
-        rng.key_material(b"x").unwrap();
+        rng.key_material(b"x", &mut Secret32::zeroed().unwrap()).unwrap();
     }
 }

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::kdf;
 use crate::names::Keyspace;
 use crate::secret::Secret32;
+use crate::slab::SlabFull;
 
 const MAGIC: &[u8; 4] = b"SGK1";
 const VERSION: u8 = 1;
@@ -67,6 +68,9 @@ pub enum SealError {
     /// Another DEK, or a changed byte.
     #[error("the blob does not open under this DEK")]
     NotOpened,
+    /// No slot is free for the opened key.
+    #[error(transparent)]
+    NoRoom(#[from] SlabFull),
 }
 
 impl Header {
@@ -92,7 +96,8 @@ impl Header {
     pub fn seal(&self, dek: &Secret32, scalar: &Secret32) -> Result<Vec<u8>, SealError> {
         let mut blob = self.encode();
         let keys = Keys::derive(dek, &blob)?;
-        let mut text = Zeroizing::new(*scalar.expose_secret());
+        let mut text = Zeroizing::new([0; CIPHERTEXT_BYTES]);
+        text.copy_from_slice(scalar.expose_secret());
         let tag = keys
             .cipher()?
             .seal_in_place_separate_tag(nonce(), Aad::from(&blob), &mut *text)
@@ -142,7 +147,7 @@ impl Sealed<'_> {
     /// Opens the blob. The caller recomputes the public key and compares it with the header.
     ///
     /// # Errors
-    /// [`SealError::NotOpened`].
+    /// [`SealError::NotOpened`] or [`SealError::NoRoom`].
     pub fn open(&self, dek: &Secret32) -> Result<Secret32, SealError> {
         let keys = Keys::derive(dek, self.header_bytes)?;
         if !bool::from(keys.commitment.ct_eq(self.commitment)) {
@@ -154,7 +159,7 @@ impl Sealed<'_> {
             .cipher()?
             .open_in_place(nonce(), Aad::from(self.header_bytes), &mut *text)
             .map_err(|_| SealError::NotOpened)?;
-        let mut scalar = Secret32::zeroed();
+        let mut scalar = Secret32::zeroed()?;
         scalar.expose_secret_mut().copy_from_slice(plain);
         Ok(scalar)
     }

@@ -1,21 +1,28 @@
-//! 32 secret bytes that stay where they are: on the heap, erased on drop, never printed or copied.
+//! 32 secret bytes that stay where they are: in a slot of the slab, erased on drop, never printed
+//! or copied.
 
-use zeroize::Zeroize;
+use crate::slab::{SlabFull, Slot, slab};
 
 /// A scalar, a data encryption key or a seed. Moving it moves a pointer, so no copy stays behind.
-pub struct Secret32(Box<[u8; 32]>);
+pub struct Secret32(Slot);
 
 impl Secret32 {
     /// 32 zero bytes, to be filled in place.
-    pub fn zeroed() -> Self {
-        Self(Box::new([0; 32]))
+    ///
+    /// # Errors
+    /// The slab is full.
+    pub fn zeroed() -> Result<Self, SlabFull> {
+        slab().map_err(|_| SlabFull)?.take().map(Self)
     }
 
     /// Copies `bytes`; the caller erases its own.
-    pub fn copy_from(bytes: &[u8; 32]) -> Self {
-        let mut secret = Self::zeroed();
+    ///
+    /// # Errors
+    /// The slab is full.
+    pub fn copy_from(bytes: &[u8; 32]) -> Result<Self, SlabFull> {
+        let mut secret = Self::zeroed()?;
         secret.expose_secret_mut().copy_from_slice(bytes);
-        secret
+        Ok(secret)
     }
 
     /// The bytes, for a call that needs them.
@@ -26,12 +33,6 @@ impl Secret32 {
     /// The bytes, to be filled.
     pub fn expose_secret_mut(&mut self) -> &mut [u8; 32] {
         &mut self.0
-    }
-}
-
-impl Drop for Secret32 {
-    fn drop(&mut self) {
-        self.0.zeroize();
     }
 }
 
@@ -47,6 +48,7 @@ mod tests {
 
     #[test]
     fn debug_shows_nothing() {
-        assert_eq!(format!("{:?}", Secret32::copy_from(&[0xab; 32])), "Secret32(redacted)");
+        let secret = Secret32::copy_from(&[0xab; 32]).unwrap();
+        assert_eq!(format!("{secret:?}"), "Secret32(redacted)");
     }
 }

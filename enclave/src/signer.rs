@@ -2,6 +2,8 @@
 //! SHA-256 code, and leaves only if both are equal byte for byte. One random item of a batch, or
 //! each, is also verified. A single fault (a flipped bit, a bad core) then cannot leak a key.
 
+use zeroize::Zeroizing;
+
 use crate::rng;
 use crate::secret::Secret32;
 
@@ -76,7 +78,7 @@ impl Signer {
             signed_since_randomized: 0,
             randomized_ms: now_ms,
         };
-        let scalar = Secret32::copy_from(&[0x5a; 32]);
+        let scalar = Secret32::copy_from(&[0x5a; 32]).map_err(|_| Fault)?;
         // Before and after blinding, which itself hashes.
         for _ in 0..2 {
             let public_key = signer.public_key(&scalar)?;
@@ -153,9 +155,9 @@ impl Signer {
 
     fn randomize(&mut self, now_ms: u64) -> Result<(), Fault> {
         for context in [&mut self.first, &mut self.second] {
-            let mut seed = Secret32::zeroed();
-            rng::kernel(seed.expose_secret_mut()).map_err(|_| Fault)?;
-            if !context.randomize(seed.expose_secret()) {
+            let mut seed = Zeroizing::new([0; 32]);
+            rng::kernel(&mut *seed).map_err(|_| Fault)?;
+            if !context.randomize(&seed) {
                 return Err(Fault);
             }
         }

@@ -7,6 +7,7 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use bytes::Bytes;
 
 use crate::rng::{Rng, RngError};
+use crate::secret::Secret32;
 
 /// Age at which the document is renewed: below its life, with room for tries.
 pub const RENEW_AFTER_MS: u64 = 4 * 60 * 1_000;
@@ -47,7 +48,8 @@ impl Statements {
     /// # Errors
     /// No randomness.
     pub fn new(rng: &Rng) -> Result<Self, RngError> {
-        let seed = rng.key_material(b"statement")?;
+        let mut seed = Secret32::zeroed().map_err(|_| RngError)?;
+        rng.key_material(b"statement", &mut seed)?;
         let key = Ed25519KeyPair::from_seed_unchecked(seed.expose_secret());
         Ok(Self { key: key.map_err(|_| RngError)?, bound: RwLock::new(None) })
     }

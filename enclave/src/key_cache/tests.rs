@@ -22,7 +22,7 @@ fn blob(key_id: u8, dek_id: u8, public_key: u8) -> Vec<u8> {
         created_ms: 0,
         birth_pcr0: [0; 48],
     };
-    let secret = Secret32::copy_from(&[1; 32]);
+    let secret = Secret32::copy_from(&[1; 32]).unwrap();
     header.seal(&secret, &secret).unwrap()
 }
 
@@ -39,7 +39,7 @@ impl Open for Opener<'_> {
         let (dek, lease) = found.ok_or(KeyError::UnlockRequired(header.dek_id))?;
         self.opened.set(self.opened.get() + 1);
         let plain = PlainKey {
-            scalar: Secret32::copy_from(&[1; 32]),
+            scalar: Secret32::copy_from(&[1; 32]).unwrap(),
             public_key: header.public_key,
             birth_pcr0: header.birth_pcr0,
             dek_id: dek.id,
@@ -66,7 +66,7 @@ impl Bench {
     }
 
     fn unlock(&self, id: u8, until_ms: u64) {
-        let (keyspace, secret) = (name(0).keyspace, Secret32::copy_from(&[id; 32]));
+        let (keyspace, secret) = (name(0).keyspace, Secret32::copy_from(&[id; 32]).unwrap());
         let dek = Dek { id: [id; 16], keyspace, provenance: Provenance::Born, secret };
         self.deks.install(dek, until_ms, false).unwrap();
     }

@@ -48,6 +48,7 @@ const CODES: [(&str, AnswerClass); 24] = {
     ]
 };
 const OTHER: &str = "Other";
+const NO_ROOM: &str = "too many secrets are in memory";
 
 /// An answer as it came, not yet judged.
 pub struct Answer {
@@ -77,6 +78,8 @@ pub enum AnswerClass {
     Error,
     /// Not an answer that a sound KMS gives. No part of it is used.
     Refused,
+    /// It is good, and too many secrets are in memory.
+    NoRoom,
 }
 
 /// An answer that gives no DEK.
@@ -119,7 +122,7 @@ impl Answer {
             return Err(self.error());
         }
         self.dek(recipient, operation, key_arn).map_err(|reason| AnswerError {
-            class: AnswerClass::Refused,
+            class: if reason == NO_ROOM { AnswerClass::NoRoom } else { AnswerClass::Refused },
             http_status: self.http_status(),
             aws_error_code: "",
             reason,
@@ -146,6 +149,7 @@ impl Answer {
             AnswerClass::Throttled => "throttled",
             AnswerClass::Error => "an error that may pass",
             AnswerClass::Refused => "an HTTP status that KMS does not use",
+            AnswerClass::NoRoom => NO_ROOM,
         };
         AnswerError { class, http_status: self.http_status(), aws_error_code, reason }
     }
@@ -180,6 +184,7 @@ impl Answer {
             EnvelopeError::Malformed => "CiphertextForRecipient is malformed",
             EnvelopeError::OtherRecipient => "CiphertextForRecipient is for another key",
             EnvelopeError::Closed => "CiphertextForRecipient does not open",
+            EnvelopeError::NoRoom => NO_ROOM,
         })?;
         Ok(OpenedDek { dek, wrapped })
     }

@@ -30,7 +30,7 @@ pub struct RecipientError;
 
 /// Why an envelope gives no DEK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum EnvelopeError {
+pub enum EnvelopeError {
     /// Not of the one structure that KMS makes.
     #[error("the envelope is malformed")]
     Malformed,
@@ -40,6 +40,9 @@ pub(super) enum EnvelopeError {
     /// It does not decrypt to 32 bytes. One error for RSA, OAEP, AES, padding and length.
     #[error("the envelope does not open")]
     Closed,
+    /// It opens, and no slot is free for the DEK.
+    #[error("too many secrets are in memory")]
+    NoRoom,
 }
 
 impl RecipientKey {
@@ -52,7 +55,11 @@ impl RecipientKey {
         Self::new(private.map_err(|_| RecipientError)?)
     }
 
-    pub(super) fn new(private: PrivateDecryptingKey) -> Result<Self, RecipientError> {
+    /// Of a given private half: an own one for tests and tools, which open published envelopes.
+    ///
+    /// # Errors
+    /// Its public half cannot be written.
+    pub fn new(private: PrivateDecryptingKey) -> Result<Self, RecipientError> {
         let spki: PublicKeyX509Der<'_> =
             private.public_key().as_der().map_err(|_| RecipientError)?;
         let spki_der = spki.as_ref().to_vec();
@@ -68,15 +75,20 @@ impl RecipientKey {
     }
 
     /// Opens `CiphertextForRecipient`.
-    pub(super) fn open(&self, envelope: &[u8]) -> Result<Secret32, EnvelopeError> {
+    ///
+    /// # Errors
+    /// See [`EnvelopeError`].
+    pub fn open(&self, envelope: &[u8]) -> Result<Secret32, EnvelopeError> {
         let envelope = cms::parse(envelope).map_err(|_| EnvelopeError::Malformed)?;
         if envelope.key_identifier != self.key_identifier {
             return Err(EnvelopeError::OtherRecipient);
         }
-        self.decrypt(envelope).ok_or(EnvelopeError::Closed)
+        let mut dek = Secret32::zeroed().map_err(|_| EnvelopeError::NoRoom)?;
+        self.decrypt(envelope, &mut dek).ok_or(EnvelopeError::Closed)?;
+        Ok(dek)
     }
 
-    fn decrypt(&self, envelope: Envelope<'_>) -> Option<Secret32> {
+    fn decrypt(&self, envelope: Envelope<'_>, dek: &mut Secret32) -> Option<()> {
         let mut rsa_output = Zeroizing::new([0; RSA_BYTES]);
         let content_key = self.private.decrypt(
             &OAEP_SHA256_MGF1SHA256,
@@ -89,7 +101,9 @@ impl RecipientKey {
         let iv = DecryptionContext::Iv128(FixedLength::from(envelope.iv));
         let mut content = Zeroizing::new(envelope.content);
         let plaintext: &[u8] = cipher.decrypt(&mut content, iv).ok()?;
-        Some(Secret32::copy_from(plaintext.try_into().ok()?))
+        let plaintext: &[u8; 32] = plaintext.try_into().ok()?;
+        dek.expose_secret_mut().copy_from_slice(plaintext);
+        Some(())
     }
 }
 

@@ -60,6 +60,7 @@ pub(super) fn key_code(error: KeyError) -> ErrorCode {
         KeyError::NotPinned => ErrorCode::KeyspaceNotPinned,
         KeyError::StatementsStale => ErrorCode::RetryLater,
         KeyError::RngUnhealthy => ErrorCode::RngUnhealthy,
+        KeyError::NoRoom(_) => ErrorCode::Overloaded,
         KeyError::Internal => ErrorCode::Internal,
     }
 }
@@ -162,6 +163,7 @@ pub(super) fn unlock_code(error: &UnlockError) -> ErrorCode {
             AnswerClass::Throttled => ErrorCode::KmsThrottled,
             AnswerClass::Error => ErrorCode::KmsError,
             AnswerClass::Refused => ErrorCode::KmsAnswerRefused,
+            AnswerClass::NoRoom => ErrorCode::Overloaded,
         },
         UnlockError::Mismatch => ErrorCode::DekMismatch,
         UnlockError::Internal => ErrorCode::Internal,

@@ -23,13 +23,13 @@ fn golden_header() -> Header {
 }
 
 fn dek() -> Secret32 {
-    Secret32::copy_from(&[0xde; 32])
+    Secret32::copy_from(&[0xde; 32]).unwrap()
 }
 
 fn scalar() -> Secret32 {
     let mut one = [0; 32];
     one[31] = 1;
-    Secret32::copy_from(&one)
+    Secret32::copy_from(&one).unwrap()
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn blob_with_any_byte_flipped_is_refused() {
 #[test]
 fn blob_under_another_dek_is_refused() {
     let sealed = parse(GOLDEN).unwrap();
-    let other = Secret32::copy_from(&[0xdf; 32]);
+    let other = Secret32::copy_from(&[0xdf; 32]).unwrap();
     assert_eq!(sealed.open(&other).unwrap_err(), SealError::NotOpened);
 }
 
@@ -103,7 +103,7 @@ proptest! {
     ) {
         let keyspace = Keyspace::parse(&keyspace).unwrap();
         let header = Header { keyspace, created_ms, ..golden_header() };
-        let (dek, scalar) = (Secret32::copy_from(&dek), Secret32::copy_from(&scalar));
+        let (dek, scalar) = (Secret32::copy_from(&dek).unwrap(), Secret32::copy_from(&scalar).unwrap());
         let blob = header.seal(&dek, &scalar).unwrap();
         let sealed = parse(&blob).unwrap();
         prop_assert_eq!(&sealed.header, &header);

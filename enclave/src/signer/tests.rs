@@ -15,7 +15,7 @@ fn bytes<const N: usize>(hex: &str) -> [u8; N] {
 
 fn sign(mode: VerifyMode, scalar: &[u8; 32], digest: [u8; 32]) -> (Signature, [u8; 33]) {
     let mut signer = Signer::new(mode, 0).unwrap();
-    let scalar = Secret32::copy_from(scalar);
+    let scalar = Secret32::copy_from(scalar).unwrap();
     let public_key = signer.public_key(&scalar).unwrap();
     let item = Item { digest, scalar: &scalar, public_key: &public_key };
     (signer.sign_batch(&[item], 0).unwrap()[0], public_key)
@@ -69,7 +69,7 @@ fn what_is_no_scalar_is_refused() {
     let signer = Signer::new(VerifyMode::Full, 0).unwrap();
     let order = bytes("fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141");
     for bad in [[0; 32], order, [0xff; 32]] {
-        let bad = Secret32::copy_from(&bad);
+        let bad = Secret32::copy_from(&bad).unwrap();
         assert!(!signer.is_scalar(&bad));
         assert_eq!(signer.public_key(&bad), Err(Fault));
     }
@@ -78,7 +78,7 @@ fn what_is_no_scalar_is_refused() {
 #[test]
 fn blinding_is_drawn_again_by_count_and_by_age() {
     let mut signer = Signer::new(VerifyMode::OneOfBatch, 0).unwrap();
-    let scalar = Secret32::copy_from(&[7; 32]);
+    let scalar = Secret32::copy_from(&[7; 32]).unwrap();
     let public_key = signer.public_key(&scalar).unwrap();
     let item = Item { digest: [9; 32], scalar: &scalar, public_key: &public_key };
     let first = signer.sign_batch(&[item; 32], 10).unwrap();
@@ -100,8 +100,8 @@ fn blinding_is_drawn_again_by_count_and_by_age() {
 fn a_signature_that_does_not_verify_stops_the_whole_batch() {
     for mode in [VerifyMode::OneOfBatch, VerifyMode::Full] {
         let mut signer = Signer::new(mode, 0).unwrap();
-        let scalar = Secret32::copy_from(&[7; 32]);
-        let other = signer.public_key(&Secret32::copy_from(&[8; 32])).unwrap();
+        let scalar = Secret32::copy_from(&[7; 32]).unwrap();
+        let other = signer.public_key(&Secret32::copy_from(&[8; 32]).unwrap()).unwrap();
         let item = Item { digest: [9; 32], scalar: &scalar, public_key: &other };
         assert_eq!(signer.sign_batch(&[item], 0), Err(Fault), "{mode:?}");
         assert_eq!(signer.sign_one(&item), Err(Fault));

@@ -251,8 +251,8 @@ fn blob_of_one(bench: &Bench, dek_id: [u8; 16]) -> Bytes {
     };
     let mut one = [0; 32];
     one[31] = 1;
-    let scalar = Secret32::copy_from(&one);
-    header.seal(&Secret32::copy_from(&KNOWN_DEK), &scalar).unwrap().into()
+    let scalar = Secret32::copy_from(&one).unwrap();
+    header.seal(&Secret32::copy_from(&KNOWN_DEK).unwrap(), &scalar).unwrap().into()
 }
 
 #[tokio::test]
