@@ -37,7 +37,7 @@ pub struct KeyName {
 /// A plain key and what is said about it. Erased on drop.
 #[derive(Debug)]
 pub struct PlainKey {
-    /// The private key.
+    /// The private key, bound to the public key if it was opened from a blob.
     pub scalar: Secret32,
     /// Its compressed public key, recomputed when it was opened.
     pub public_key: [u8; 33],
@@ -157,7 +157,9 @@ impl Open for BlobOpener<'_> {
         if dek.keyspace != name.keyspace {
             return Err(KeyError::Invalid);
         }
-        let scalar = sealed.open(&dek.secret)?;
+        let mut scalar = sealed.open(&dek.secret)?;
+        // Before the comparison: what changes in between does not compare.
+        scalar.bind_to(&header.public_key);
         let public_key = self.signer.public_key(&scalar).map_err(|_| KeyError::Invalid)?;
         if public_key != header.public_key {
             return Err(KeyError::Invalid);

@@ -25,6 +25,16 @@ impl Secret32 {
         Ok(secret)
     }
 
+    /// Tags the secret as the private key of `public_key`; see [`Self::is_bound_to`].
+    pub fn bind_to(&mut self, public_key: &[u8; 33]) {
+        self.0.bind_to(public_key);
+    }
+
+    /// True if this is the private key that was bound to `public_key`, unchanged, in its place.
+    pub fn is_bound_to(&self, public_key: &[u8; 33]) -> bool {
+        self.0.is_bound_to(public_key)
+    }
+
     /// The bytes, for a call that needs them.
     pub fn expose_secret(&self) -> &[u8; 32] {
         &self.0

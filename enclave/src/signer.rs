@@ -45,7 +45,7 @@ pub enum VerifyMode {
 pub struct Item<'a> {
     /// What is signed, as it is.
     pub digest: [u8; 32],
-    /// The key.
+    /// The key, bound to the public key.
     pub scalar: &'a Secret32,
     /// Its compressed public key.
     pub public_key: &'a [u8; 33],
@@ -78,10 +78,11 @@ impl Signer {
             signed_since_randomized: 0,
             randomized_ms: now_ms,
         };
-        let scalar = Secret32::copy_from(&[0x5a; 32]).map_err(|_| Fault)?;
+        let mut scalar = Secret32::copy_from(&[0x5a; 32]).map_err(|_| Fault)?;
         // Before and after blinding, which itself hashes.
         for _ in 0..2 {
             let public_key = signer.public_key(&scalar)?;
+            scalar.bind_to(&public_key);
             signer.sign_one(&Item {
                 digest: SELF_TEST_DIGEST,
                 scalar: &scalar,
@@ -146,7 +147,9 @@ impl Signer {
     fn sign_twice(&self, item: &Item<'_>) -> Result<Signature, Fault> {
         let first = self.first.sign(&item.digest, item.scalar.expose_secret()).ok_or(Fault)?;
         let second = self.second.sign(&item.digest, item.scalar.expose_secret()).ok_or(Fault)?;
-        if first == second { Ok(first) } else { Err(Fault) }
+        // After both: what changed before would be in both, what changes later is in neither.
+        let intact = item.scalar.is_bound_to(item.public_key);
+        if first == second && intact { Ok(first) } else { Err(Fault) }
     }
 
     fn verifies(&self, item: &Item<'_>, signature: &Signature) -> bool {

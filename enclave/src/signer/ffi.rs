@@ -89,6 +89,23 @@ impl Context {
 
     /// RFC 6979 signature with low S over 32 bytes that are not hashed again.
     pub(super) fn sign(&self, digest: &[u8; 32], scalar: &[u8; 32]) -> Option<Signature> {
+        #[cfg(test)]
+        if let Ok(faulty) = super::tests::faults::instead(self, digest, scalar) {
+            return faulty;
+        }
+        // SAFETY: a nonce function of the library, which wants no data.
+        let rfc_6979 = unsafe { sys::secp256k1_nonce_function_rfc6979 };
+        self.sign_with(digest, scalar, rfc_6979, null())
+    }
+
+    /// The same with another nonce function and its data.
+    pub(super) fn sign_with(
+        &self,
+        digest: &[u8; 32],
+        scalar: &[u8; 32],
+        nonce: sys::NonceFn,
+        data: *const c_void,
+    ) -> Option<Signature> {
         let mut compact = [0; 64];
         let mut recovery_id = 0;
         // SAFETY: a live context; every pointer has the length that the function documents.
@@ -99,8 +116,8 @@ impl Context {
                 &raw mut raw,
                 digest.as_ptr(),
                 scalar.as_ptr(),
-                sys::secp256k1_nonce_function_rfc6979,
-                null(),
+                nonce,
+                data.cast(),
             ) == 1
                 && sys::recovery::secp256k1_ecdsa_recoverable_signature_serialize_compact(
                     self.0.as_ptr(),

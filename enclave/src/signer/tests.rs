@@ -5,6 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+pub(super) mod faults;
+
 fn sha256(message: &[u8]) -> [u8; 32] {
     digest::digest(&digest::SHA256, message).as_ref().try_into().unwrap()
 }
@@ -13,10 +15,17 @@ fn bytes<const N: usize>(hex: &str) -> [u8; N] {
     const_hex::decode(hex).unwrap().try_into().unwrap()
 }
 
+/// A key as it stands in the cache.
+fn key(signer: &Signer, scalar: &[u8; 32]) -> (Secret32, [u8; 33]) {
+    let mut scalar = Secret32::copy_from(scalar).unwrap();
+    let public_key = signer.public_key(&scalar).unwrap();
+    scalar.bind_to(&public_key);
+    (scalar, public_key)
+}
+
 fn sign(mode: VerifyMode, scalar: &[u8; 32], digest: [u8; 32]) -> (Signature, [u8; 33]) {
     let mut signer = Signer::new(mode, 0).unwrap();
-    let scalar = Secret32::copy_from(scalar).unwrap();
-    let public_key = signer.public_key(&scalar).unwrap();
+    let (scalar, public_key) = key(&signer, scalar);
     let item = Item { digest, scalar: &scalar, public_key: &public_key };
     (signer.sign_batch(&[item], 0).unwrap()[0], public_key)
 }
@@ -78,8 +87,7 @@ fn what_is_no_scalar_is_refused() {
 #[test]
 fn blinding_is_drawn_again_by_count_and_by_age() {
     let mut signer = Signer::new(VerifyMode::OneOfBatch, 0).unwrap();
-    let scalar = Secret32::copy_from(&[7; 32]).unwrap();
-    let public_key = signer.public_key(&scalar).unwrap();
+    let (scalar, public_key) = key(&signer, &[7; 32]);
     let item = Item { digest: [9; 32], scalar: &scalar, public_key: &public_key };
     let first = signer.sign_batch(&[item; 32], 10).unwrap();
     assert_eq!((signer.signed_since_randomized, signer.randomized_ms), (32, 0));
@@ -100,8 +108,9 @@ fn blinding_is_drawn_again_by_count_and_by_age() {
 fn a_signature_that_does_not_verify_stops_the_whole_batch() {
     for mode in [VerifyMode::OneOfBatch, VerifyMode::Full] {
         let mut signer = Signer::new(mode, 0).unwrap();
-        let scalar = Secret32::copy_from(&[7; 32]).unwrap();
-        let other = signer.public_key(&Secret32::copy_from(&[8; 32]).unwrap()).unwrap();
+        let (_, other) = key(&signer, &[8; 32]);
+        let mut scalar = Secret32::copy_from(&[7; 32]).unwrap();
+        scalar.bind_to(&other);
         let item = Item { digest: [9; 32], scalar: &scalar, public_key: &other };
         assert_eq!(signer.sign_batch(&[item], 0), Err(Fault), "{mode:?}");
         assert_eq!(signer.sign_one(&item), Err(Fault));
