@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
-use sigil_image_authoring::eif::Arch;
+use sigil_image_authoring::eif::{Arch, cpio, parse};
 use sigil_image_authoring::image::{self, Program};
 use sigil_image_authoring::pins_yaml;
 
@@ -17,6 +17,8 @@ use crate::images::insecure_marker;
 use crate::repo;
 use build::Folders;
 
+/// What the ramdisk of a base image holds: no shell, no package manager, nothing but the enclave.
+const ENTRIES: [&str; 1] = ["init"];
 /// Bytes of an image beside its kernel.
 const BYTES_BESIDE_KERNEL_MAX: usize = 8 << 20;
 
@@ -47,7 +49,7 @@ impl Args {
     }
 }
 
-/// Builds and prints name, SHA-256 and size of each file.
+/// Builds; prints the tools that decide the bytes, and name, SHA-256 and size of each file.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if args.verify_reproducible {
         return reproduce::run(args);
@@ -55,6 +57,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let out = args.out.as_deref().context("--out: expected a folder")?;
     std::fs::create_dir_all(out).with_context(|| format!("making {}", out.display()))?;
     let enclave = build::enclave(args.program(), &Folders::of_checkout())?;
+    for tool in build::tools()? {
+        println!("{tool}");
+    }
     let kernel = read(&kernel(args.kernel.as_deref(), &repo::root())?)?;
     let base = assemble(&kernel, &enclave, args.program())?;
     write(&out.join("base.eif"), &base)?;
@@ -76,6 +81,10 @@ fn assemble(kernel: &[u8], enclave: &[u8], program: Program) -> Result<Vec<u8>> 
             "the image holds {beside} bytes beside its kernel, at most {BYTES_BESIDE_KERNEL_MAX}"
         );
     }
+    let listed = entries(&base)?;
+    if listed != ENTRIES {
+        bail!("the image holds {listed:?}, expected {ENTRIES:?}");
+    }
     match (program, insecure_marker(&base)) {
         (Program::Production, Some(marker)) => {
             bail!("the production image holds {marker}, which only the development enclave may")
@@ -83,6 +92,15 @@ fn assemble(kernel: &[u8], enclave: &[u8], program: Program) -> Result<Vec<u8>> 
         (Program::Insecure, None) => bail!("the development image does not hold its marker"),
         _ => Ok(base),
     }
+}
+
+/// Names of everything in the ramdisks of an image.
+fn entries(image: &[u8]) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for ramdisk in parse(image)?.ramdisks {
+        names.extend(cpio::read(ramdisk)?.into_iter().map(|entry| entry.name.to_owned()));
+    }
+    Ok(names)
 }
 
 /// Path of the kernel: the given one, or the one that `hack/qemu kernel` builds and prints.
@@ -119,10 +137,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_without_a_shell_and_a_marker_only_where_it_belongs() {
+    fn a_marker_only_where_it_belongs_and_nothing_beside_init() {
         let marked = b"\x7fELF SIGIL-INSECURE-DO-NOT-USE".as_slice();
         let plain = b"\x7fELF".as_slice();
-        assert!(assemble(b"kernel", plain, Program::Production).is_ok());
+        let base = assemble(b"kernel", plain, Program::Production).unwrap();
+        assert_eq!(entries(&base).unwrap(), ["init"]);
         assert!(assemble(b"kernel", marked, Program::Insecure).is_ok());
         let error = assemble(b"kernel", marked, Program::Production).unwrap_err();
         assert!(error.to_string().contains("SIGIL-INSECURE-DO-NOT-USE"), "{error}");

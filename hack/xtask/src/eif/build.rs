@@ -150,6 +150,24 @@ fn host_triple() -> Result<String> {
     host.map(str::to_owned).context("rustc -vV names no host")
 }
 
+/// What decides the bytes beside the sources: the compilers, the linker, and the C library that is
+/// linked in. Two machines that print the same here make the same image.
+pub(super) fn tools() -> Result<Vec<String>> {
+    let first = |program: &str, argument: &str| -> Result<String> {
+        let text = repo::output(Command::new(program).arg(argument))?;
+        Ok(text.lines().next().unwrap_or_default().to_owned())
+    };
+    let library = PathBuf::from(first("cc", "-print-file-name=libc.a")?);
+    let bytes =
+        std::fs::read(&library).with_context(|| format!("reading {}", library.display()))?;
+    Ok(vec![
+        first("rustc", "--version")?,
+        first("cc", "--version")?,
+        first("ld", "--version")?,
+        format!("libc.a sha256:{}", super::sha256(&bytes)),
+    ])
+}
+
 /// Like [`repo::output`], in the command's own folder.
 fn output(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("{command:?}"))?;

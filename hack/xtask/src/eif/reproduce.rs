@@ -22,6 +22,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
         anyhow::ensure!(status.success(), "hack/qemu verify-kernel: {status}");
     }
     let kernel = read(&kernel(args.kernel.as_deref(), &repo::root())?)?;
+    for tool in build::tools()? {
+        println!("{tool}");
+    }
     let mut images = Vec::new();
     for place in PLACES {
         let started = Instant::now();
