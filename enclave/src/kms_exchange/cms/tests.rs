@@ -137,6 +137,141 @@ fn lengths_have_one_spelling() {
     }
 }
 
+/// The constructed values of an envelope, in the order in which they begin.
+const CONSTRUCTED: usize = 15;
+
+/// Sample 01 in other words: value `n` of indefinite length if bit `n` is set, `extra` at the end of
+/// value `at`, the content in chunks of `chunk` bytes.
+struct Spelling {
+    indefinite: u32,
+    extra: Option<(usize, Vec<u8>)>,
+    chunk: usize,
+}
+
+impl Spelling {
+    const DEFINITE: Self = Self { indefinite: 0, extra: None, chunk: 48 };
+
+    fn value(&self, index: usize, tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+        let mut content = parts.concat();
+        if let Some((at, extra)) = &self.extra
+            && *at == index
+        {
+            content.extend_from_slice(extra);
+        }
+        if self.indefinite >> index & 1 == 1 {
+            return [&[tag, 0x80], &content[..], &[0, 0]].concat();
+        }
+        primitive(tag, &content)
+    }
+
+    fn write(&self) -> Vec<u8> {
+        let sample = parse(CHUNKED).unwrap();
+        let sha_256 = |index| self.value(index, 0x30, &[&primitive(6, SHA_256), &[5, 0]]);
+        let hash = self.value(7, 0xa0, &[&sha_256(8)]);
+        let mgf = self.value(10, 0x30, &[&primitive(6, MGF1), &sha_256(11)]);
+        let parameters = self.value(6, 0x30, &[&hash, &self.value(9, 0xa1, &[&mgf])]);
+        let oaep = self.value(5, 0x30, &[&primitive(6, RSAES_OAEP), &parameters]);
+        let identifier = primitive(0x80, &sample.key_identifier);
+        let key = primitive(4, sample.encrypted_key);
+        let recipient = self.value(4, 0x30, &[&[2, 1, 2], &identifier, &oaep, &key]);
+        let recipients = self.value(3, 0x31, &[&recipient]);
+        let cbc = self.value(13, 0x30, &[&primitive(6, AES_256_CBC), &primitive(4, &sample.iv)]);
+        let chunks: Vec<u8> =
+            sample.content.chunks(self.chunk).flat_map(|chunk| primitive(4, chunk)).collect();
+        let content = self.value(14, 0xa0, &[&chunks]);
+        let content = self.value(12, 0x30, &[&primitive(6, DATA), &cbc, &content]);
+        let enveloped = self.value(2, 0x30, &[&[2, 1, 2], &recipients, &content]);
+        let explicit = self.value(1, 0xa0, &[&enveloped]);
+        self.value(0, 0x30, &[&primitive(6, ENVELOPED_DATA), &explicit])
+    }
+}
+
+fn primitive(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = match u8::try_from(content.len()) {
+        Ok(short @ ..=0x7f) => vec![short],
+        Ok(long) => vec![0x81, long],
+        Err(_) => [&[0x82], &u16::try_from(content.len()).unwrap().to_be_bytes()[..]].concat(),
+    };
+    [&[tag], &length[..], content].concat()
+}
+
+#[test]
+fn every_mixture_of_definite_and_indefinite_lengths_means_the_same() {
+    let expected = parse(CHUNKED).unwrap();
+    for indefinite in 0..1 << CONSTRUCTED {
+        let bytes = Spelling { indefinite, ..Spelling::DEFINITE }.write();
+        assert_eq!(parse(&bytes).as_ref(), Ok(&expected), "{indefinite:#b}");
+    }
+    for chunk in 1..=48 {
+        let bytes = Spelling { chunk, ..Spelling::DEFINITE }.write();
+        assert_eq!(parse(&bytes).as_ref(), Ok(&expected), "chunks of {chunk}");
+    }
+    // KMS' own mixture: all but the recipients, their algorithms, and that of the content.
+    let kms = Spelling { indefinite: 0b101_0000_0000_0111, ..Spelling::DEFINITE };
+    assert_eq!(kms.write(), CHUNKED);
+}
+
+#[test]
+fn nothing_is_added_anywhere() {
+    let kms = 0b101_0000_0000_0111;
+    for at in 0..CONSTRUCTED {
+        for extra in [
+            &[0x05, 0x00][..],
+            &[0x02, 0x01, 0x02],
+            &[0x30, 0x80, 0x00, 0x00],
+            &[0xa1, 0x00],
+            &[0x04, 0x00],
+            &[0x00],
+            &[0x00, 0x00],
+        ] {
+            for indefinite in [0, kms, u32::MAX] {
+                let extra = Some((at, extra.to_vec()));
+                let bytes = Spelling { indefinite, extra, ..Spelling::DEFINITE }.write();
+                assert_eq!(parse(&bytes), Err(Malformed), "{at}");
+            }
+        }
+    }
+    // One byte less or more: at most content that is no number of blocks, which does not decrypt.
+    let whole = |read: Result<Envelope<'_>, _>| read.is_ok_and(|it| it.content.len() % 16 == 0);
+    for sample in SAMPLES {
+        for at in 0..sample.len() {
+            assert!(!whole(parse(&spliced(sample, at..at + 1, &[]))), "without {at}");
+            for byte in 0..=u8::MAX {
+                assert!(!whole(parse(&spliced(sample, at..at, &[byte]))), "{byte:#x} before {at}");
+            }
+        }
+    }
+}
+
+/// Depth costs nothing, and no length is believed before the bytes are there.
+#[test]
+fn nesting_and_lengths_without_end_are_refused() {
+    for opening in [&[0x30, 0x80][..], &[0xa0, 0x80], &[0x24, 0x80], &CHUNKED[..17], &CHUNKED[..2]]
+    {
+        let bytes = opening.repeat(ENVELOPE_BYTES_MAX / opening.len());
+        assert_eq!(parse(&bytes), Err(Malformed), "{opening:02x?}");
+        assert_eq!(parse(&[CHUNKED, &bytes].concat()), Err(Malformed));
+    }
+    // A chunk of chunks, which BER allows.
+    let nested = [&[0xa0, 0x80, 0x24, 0x80][..], &CHUNKED[433..483], &[0, 0]].concat();
+    assert_eq!(parse(&spliced(CHUNKED, 431..483, &nested)), Err(Malformed));
+    // Every byte in turn is a length of another spelling.
+    for at in 1..CHUNKED.len() {
+        for length in [
+            &[0x82, 0xff, 0xff][..],
+            &[0x83, 0xff, 0xff, 0xff],
+            &[0x84, 0x7f, 0xff, 0xff, 0xff],
+            &[0x84, 0x00, 0x00, 0x00, 0x30],
+            &[0x88, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+        ] {
+            assert_eq!(parse(&spliced(CHUNKED, at..at + 1, length)), Err(Malformed), "{at}");
+        }
+    }
+    let largest = [CHUNKED, &vec![0; ENVELOPE_BYTES_MAX - CHUNKED.len()]].concat();
+    assert_eq!(parse(&largest), Err(Malformed));
+    assert_eq!(parse(&[&largest[..], &[0]].concat()), Err(Malformed));
+}
+
 proptest! {
     #[test]
     fn random_bytes_are_never_read(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
