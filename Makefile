@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-.PHONY: help demo demo-cluster test test-cluster lint fmt images generate enclave-tools
+.PHONY: help demo demo-cluster test test-cluster lint fmt images generate enclave-tools eif image-identity
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -27,6 +27,14 @@ enclave-tools: ## QEMU's nitro-enclave, vsock and the enclave's kernel, built an
 	@hack/packages build enclave
 	@hack/qemu tools
 	@hack/qemu self-test
+
+eif: ## the enclave's image without pins, in target/eif (its kernel is built the first time)
+	@hack/packages build
+	@cargo xtask eif --out target/eif
+
+image-identity: ## the same sources give the same image: builds it twice if it has changed
+	@hack/packages build
+	@hack/image-identity
 
 lint: ## formatting, clippy, house rules, licences, scripts
 	@hack/packages lint

@@ -13,35 +13,28 @@ use crate::images::build::executable;
 use crate::repo;
 
 const PROFILE: &str = "enclave";
-/// What a machine may set to make other code of the same sources; none of it is passed on.
-const REMOVED: [&str; 12] = [
-    "RUSTFLAGS",
-    "RUSTC",
-    "RUSTC_WRAPPER",
-    "RUSTC_WORKSPACE_WRAPPER",
-    "CARGO_ENCODED_RUSTFLAGS",
-    "CARGO_BUILD_RUSTFLAGS",
-    "CARGO_BUILD_RUSTC_WRAPPER",
-    "CARGO_BUILD_TARGET",
-    "CARGO_INCREMENTAL",
-    "LDFLAGS",
-    "CPPFLAGS",
-    "SOURCE_DATE_EPOCH",
+/// What a build takes from its environment: where tools, crates and results are, how crates are
+/// reached, how many jobs run. Everything else (compilers, flags, profiles, wrappers, search paths)
+/// could change code and is not passed on.
+const PASSED: [&str; 14] = [
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "CARGO_HOME",
+    "CARGO_TARGET_DIR",
+    "CARGO_BUILD_JOBS",
+    "RUSTUP_HOME",
+    "RUSTUP_TOOLCHAIN",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
 ];
-/// The same, by their beginning: each has forms for one target, profile or tool.
-const REMOVED_PREFIXES: [&str; 9] = [
-    "CARGO_PROFILE_",
-    "CARGO_TARGET_",
-    "CFLAGS",
-    "CXXFLAGS",
-    "HOST_C",
-    "TARGET_C",
-    "AWS_LC_",
-    "SECP256K1_",
-    "RUST_SECP_",
-];
-/// Begins with a removed prefix and changes no code.
-const KEPT: &str = "CARGO_TARGET_DIR";
+/// The same, by their beginning.
+const PASSED_PREFIXES: [&str; 5] =
+    ["CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTRIES_", "CARGO_REGISTRY_", "CARGO_SOURCE_"];
 
 /// Where a build reads and writes.
 pub(super) struct Folders {
@@ -60,11 +53,8 @@ impl Folders {
 
     fn cargo(&self) -> Command {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(changes_code) {
-                command.env_remove(name);
-            }
-        }
+        let passed = std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_passed));
+        command.env_clear().envs(passed).env("LC_ALL", "C");
         command.current_dir(&self.sources).stderr(Stdio::inherit());
         command.envs(self.cargo_home.iter().map(|home| ("CARGO_HOME", home)));
         command.envs(self.target.iter().map(|target| ("CARGO_TARGET_DIR", target)));
@@ -138,10 +128,13 @@ fn cflags(prefixes: &[(String, &'static str)]) -> String {
     flags.collect::<Vec<_>>().join(" ")
 }
 
-fn changes_code(variable: &str) -> bool {
-    variable != KEPT
-        && (REMOVED.contains(&variable)
-            || REMOVED_PREFIXES.iter().any(|prefix| variable.starts_with(prefix)))
+fn is_passed(variable: &str) -> bool {
+    // Proxies have two spellings.
+    let upper = variable.to_ascii_uppercase();
+    let proxy = upper.ends_with("_PROXY") && PASSED.contains(&upper.as_str());
+    proxy
+        || PASSED.contains(&variable)
+        || PASSED_PREFIXES.iter().any(|prefix| variable.starts_with(prefix))
 }
 
 fn host_triple() -> Result<String> {
@@ -180,12 +173,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_changes_code_is_not_passed_on() {
-        for name in ["RUSTFLAGS", "CARGO_PROFILE_RELEASE_LTO", "CFLAGS_x86_64_unknown_linux_gnu"] {
-            assert!(changes_code(name), "{name}");
+    fn what_could_change_code_is_not_passed_on() {
+        for name in ["RUSTFLAGS", "CARGO_PROFILE_RELEASE_LTO", "CFLAGS", "CC", "CPATH", "path"] {
+            assert!(!is_passed(name), "{name}");
         }
-        for name in ["CARGO_TARGET_DIR", "PATH", "HOME", "CARGO_HOME", "HTTPS_PROXY"] {
-            assert!(!changes_code(name), "{name}");
+        for name in ["PATH", "CARGO_TARGET_DIR", "https_proxy", "CARGO_REGISTRIES_X_INDEX"] {
+            assert!(is_passed(name), "{name}");
         }
     }
 
