@@ -17,8 +17,9 @@ kernel_recipe() {
     {
         pin SOURCE_SHA256
         kernel_toolchain
-        cat "$KERNEL_FOLDER"/{enclave.config,required.config,check-config,patches/*} \
-            "$HACK/qemu.d/kernel.sh"
+        cat "$KERNEL_FOLDER"/{enclave.config,required.config,check-config,patches/*}
+        echo "$KERNEL_TIMESTAMP $KERNEL_IDENTITY"
+        declare -f compile_kernel
     } | sha256sum | cut -c 1-12
 }
 kernel_folder() { echo "$CACHE/kernel-$(pin SOURCE_VERSION)-$(kernel_recipe)"; }
@@ -26,10 +27,11 @@ kernel_folder() { echo "$CACHE/kernel-$(pin SOURCE_VERSION)-$(kernel_recipe)"; }
 # build_kernel [DEB]
 build_kernel() {
     local target
-    need kernel gcc ld gzip xz make bc flex bison patch dpkg-deb
+    need kernel gcc ld gzip
     target=$(kernel_folder)
     [[ ! -d $target ]] || return 0
     (
+        need kernel xz make bc flex bison patch dpkg-deb
         take_lock kernel
         [[ ! -d $target ]] || exit 0
         new_folder kernel
@@ -140,35 +142,8 @@ kernel_command() {
     echo "$(kernel_folder)/bzImage"
 }
 
-# accept_kernel [VERSION]: new pins from what a mirror has now.
-accept_kernel() (
-    need kernel gcc ld gzip xz make bc flex bison patch dpkg-deb
-    take_lock kernel
-    new_folder kernel
-    version=${1:-}
-    if [[ -z $version ]]; then
-        open_archive "${KERNEL_SUITES[@]}"
-        version=$(versions_of "$KERNEL_PACKAGE" binary | tail -n 1)
-        [[ -n $version ]] || fail "no mirror of this machine has $KERNEL_PACKAGE"
-    fi
-    old=$(<"$KERNEL_PINS")
-    if [[ $version != "$(pin SOURCE_VERSION)" || ! -f $CACHE/sources/${KERNEL_PACKAGE}_$version-$(pin SOURCE_SHA256 | cut -c 1-12).deb ]]; then
-        download_source "$version"
-        write_pins "$version" "$(sha256_of "$DOWNLOADED")" "$(pin KERNEL_SHA256)"
-        kernel_source "$DOWNLOADED"
-    else
-        kernel_source ""
-    fi
-    say "building the kernel $version"
-    compile_kernel "$WORK/linux" "$WORK/out"
-    write_pins "$version" "$(pin SOURCE_SHA256)" "$(sha256_of "$WORK/out/bzImage")"
-    rm -rf "$(kernel_folder)"
-    finish "$WORK/out" "$(kernel_folder)"
-    diff <(echo "$old") "$KERNEL_PINS" || say "every image has new measurements; review and commit $KERNEL_PINS_SHOWN"
-)
-
 write_pins() {
-    cat >"$WORK/pins" <<EOF
+    cat >"$KERNEL_PINS" <<EOF
 # The enclave's kernel. Written by \`hack/qemu accept-kernel\`; every line changes PCR0 and PCR1.
 # Source: Debian's package $KERNEL_PACKAGE (upstream with Debian's patches).
 SOURCE_VERSION=$1
@@ -177,8 +152,36 @@ SOURCE_SHA256=$2
 KERNEL_SHA256=$3
 TOOLCHAIN=$(kernel_toolchain)
 EOF
-    cp "$WORK/pins" "$KERNEL_PINS"
 }
+
+# accept_kernel [VERSION]: new pins from what a mirror has now. They are written when the kernel is
+# built, never before.
+accept_kernel() (
+    need kernel gcc ld gzip xz make bc flex bison patch dpkg-deb
+    take_lock kernel
+    new_folder kernel
+    version=${1:-} released=$KERNEL_PINS
+    if [[ -z $version ]]; then
+        open_archive "${KERNEL_SUITES[@]}"
+        version=$(versions_of "$KERNEL_PACKAGE" binary | tail -n 1)
+        [[ -n $version ]] || fail "no mirror of this machine has $KERNEL_PACKAGE"
+    fi
+    download_source "$version"
+    KERNEL_PINS=$WORK/pins
+    write_pins "$version" "$(sha256_of "$DOWNLOADED")" ""
+    kernel_source "$DOWNLOADED"
+    say "building the kernel $version"
+    compile_kernel "$WORK/linux" "$WORK/out"
+    sha256=$(pin SOURCE_SHA256)
+    write_pins "$version" "$sha256" "$(sha256_of "$WORK/out/bzImage")"
+    diff "$released" "$KERNEL_PINS" ||
+        say "every image has new measurements; review and commit $KERNEL_PINS_SHOWN"
+    target=$(kernel_folder)
+    cp "$KERNEL_PINS" "$released.new"
+    mv "$released.new" "$released"
+    rm -rf "$target"
+    finish "$WORK/out" "$target"
+)
 
 # Two builds that share nothing but the source, in folders of different length and depth.
 verify_kernel() (

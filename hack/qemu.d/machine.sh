@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # QEMU with the machine nitro-enclave, which no Debian release builds.
 
-machine_recipe() { sha256sum "$HACK/qemu.d/machine.sh" | cut -c 1-12; }
+machine_recipe() { declare -f compile_machine | sha256sum | cut -c 1-12; }
 machine_folder() { echo "$CACHE/machine-${QEMU_VERSION//[:+]/_}-$(machine_recipe)"; }
 
 build_machine() {
@@ -59,7 +59,7 @@ compile_machine() {
     strip -o "$WORK/out/qemu-system-x86_64" qemu-system-x86_64
     # The firmware of Debian's own package, beside the program that it was found to work with.
     mkdir "$WORK/out/firmware"
-    for name in bios-microvm.bin linuxboot_dma.bin kvmvapic.bin; do
+    for name in qboot.rom linuxboot_dma.bin kvmvapic.bin; do
         cp --dereference "$(firmware_of_debian "$name")" "$WORK/out/firmware/$name"
     done
     "$WORK/out/qemu-system-x86_64" -machine help | grep -q '^nitro-enclave ' ||
@@ -67,9 +67,24 @@ compile_machine() {
 }
 
 firmware_of_debian() {
-    local folder
-    for folder in /usr/share/qemu /usr/share/seabios; do
-        [[ -e $folder/$1 ]] && echo "$folder/$1" && return
-    done
-    fail "$1 is missing; as root: hack/packages enclave"
+    [[ -e /usr/share/qemu/$1 ]] || fail "$1 is missing; as root: hack/packages enclave"
+    echo "/usr/share/qemu/$1"
+}
+
+# The rate of the host's time stamp counter, which the guest cannot find out by itself.
+clock_folder() { echo "$CACHE/clock-$(sha256sum "$HACK/qemu.d/tsc-khz.c" | cut -c 1-12)"; }
+
+build_clock() {
+    local target
+    target=$(clock_folder)
+    [[ ! -d $target ]] || return 0
+    (
+        need build gcc
+        take_lock clock
+        [[ ! -d $target ]] || exit 0
+        new_folder clock
+        mkdir "$WORK/out"
+        gcc -O2 -Wall -Wextra -Werror -o "$WORK/out/tsc-khz" "$HACK/qemu.d/tsc-khz.c"
+        finish "$WORK/out" "$target"
+    )
 }

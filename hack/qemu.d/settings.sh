@@ -23,3 +23,6 @@ KERNEL_SUITES=(trixie trixie-updates trixie-security bookworm-backports bookworm
 SOCKET_DEADLINE_S=20
 # sun_path holds 108 bytes with its final zero; the longest name in DIR is vm.vsock_65535.
 SOCKET_PATH_MAX=107
+
+# What the emulated NSM says of the parent instance; its role is the tests' (PCR3 of their policies).
+INSTANCE=i-0123456789abcdef0
