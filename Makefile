@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-.PHONY: help demo demo-cluster test test-cluster lint fmt images generate enclave-tools eif image-identity
+.PHONY: help demo demo-cluster test test-cluster lint fmt images generate enclave-tools eif image-identity \
+	bench-gate bench-gate-write bench-sign
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -27,6 +28,19 @@ enclave-tools: ## QEMU's nitro-enclave, vsock and the enclave's kernel, built an
 	@hack/packages build enclave
 	@hack/qemu tools
 	@hack/qemu self-test
+
+bench-sign: ## CPU and system calls of a signature in the enclave, against libsecp256k1 alone
+	@hack/packages bench
+	@cargo run --quiet --locked --release --package bench -- sign
+	@cargo run --quiet --locked --release --package bench -- system-calls
+
+bench-gate: ## the instructions of a signature are what docs/bench/instructions.json says
+	@hack/packages bench
+	@cargo run --quiet --locked --release --package bench -- callgrind --gate docs/bench/instructions.json
+
+bench-gate-write: ## commit to the instructions of a signature as they are now
+	@hack/packages bench
+	@cargo run --quiet --locked --release --package bench -- callgrind --write docs/bench/instructions.json
 
 eif: ## the enclave's image without pins, in target/eif (its kernel is built the first time)
 	@hack/packages build

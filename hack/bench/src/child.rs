@@ -1,0 +1,42 @@
+//! The measured enclave as a process of its own: the production code with the development NSM and a
+//! unix socket. It ends when its standard input does.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use sigil_enclave::boot::start;
+use sigil_enclave_client::EnclaveAddress;
+use sigil_enclave_insecure::nsm::SoftwareNsm;
+use sigil_enclave_insecure::serve::process_parts;
+
+/// What stands for the executable in the measurements.
+pub(crate) const EXECUTABLE: &[u8] = b"bench";
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// pins.cbor, with `insecure: true`.
+    #[arg(long)]
+    pins: PathBuf,
+    /// Socket to listen on.
+    #[arg(long)]
+    socket: PathBuf,
+    /// Signing workers.
+    #[arg(long)]
+    workers: u16,
+}
+
+/// Serves until standard input ends.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let pins = std::fs::read(&arguments.pins).context("read the pins")?;
+    let nsm = Arc::new(SoftwareNsm::new(EXECUTABLE, &pins)?);
+    let address = EnclaveAddress::UnixPath(arguments.socket.clone());
+    let parts = process_parts(pins, nsm, &address, Some(arguments.workers))?;
+    let running = start(parts).context("start the enclave")?;
+    println!("ready");
+    // Nothing is sent; the end is the parent's.
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).context("wait for the parent")?;
+    running.stop();
+    Ok(())
+}
