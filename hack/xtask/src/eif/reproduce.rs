@@ -25,10 +25,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
     for tool in build::tools()? {
         println!("{tool}");
     }
+    // Both copies first: somebody may go on working while the builds run.
+    let prepared = PLACES.map(|place| prepare(&scratch.path().join(place)));
     let mut images = Vec::new();
-    for place in PLACES {
+    for (place, folders) in PLACES.into_iter().zip(prepared) {
         let started = Instant::now();
-        let folders = prepare(&scratch.path().join(place))?;
+        let folders = folders?;
         let enclave = build::enclave(args.program(), &folders)?;
         let image = assemble(&kernel, &enclave, args.program())?;
         println!(
