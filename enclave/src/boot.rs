@@ -4,6 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use sigil_attestation::TrustRoot;
@@ -12,7 +13,7 @@ use sigil_enclave_image::measure::sha384;
 use sigil_enclave_image::pins::VerifyMode as PinnedMode;
 use sigil_enclave_protocol::handshake::BootId;
 use tokio::runtime;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::attest::Rate;
 use crate::clock::{Clock, boot_ms};
@@ -28,6 +29,7 @@ use crate::rng::{self, Rng, RngSource};
 use crate::signer::{Signer, VerifyMode};
 use crate::slab::slab;
 use crate::statements::Statements;
+use crate::stats::{Count, micros};
 use crate::unlock::Unlocks;
 use crate::worker::Worker;
 
@@ -142,9 +144,11 @@ pub fn start(parts: Parts) -> Result<Running, BootError> {
         PinnedMode::BatchSample => VerifyMode::OneOfBatch,
         PinnedMode::Full => VerifyMode::Full,
     };
+    let since = Instant::now();
     let signers = (0..enclave.workers)
         .map(|_| Signer::new(mode, boot_ms()).map_err(|_| BootError::SelfTest))
         .collect::<Result<Vec<_>, _>>()?;
+    enclave.engine_init_us.add(micros(since.elapsed()));
     let workers = (0_u16..)
         .zip(signers)
         .map(|(index, signer)| Worker::start(index, Arc::clone(&enclave), signer))
@@ -191,6 +195,7 @@ fn assemble(parts: &Parts, control: runtime::Handle) -> Result<Enclave, BootErro
     let boot_id = rng::public_bytes().map_err(|_| BootError::Keys("no randomness"))?;
     let statements =
         Statements::new(&rng).map_err(|_| BootError::Keys("no statement key can be drawn"))?;
+    let workers = parts.workers.unwrap_or_else(one_a_core).max(1);
     let enclave = Enclave {
         cache: KeyCache::new(limits(&pins), KEYS_MAX, BLOB_BYTES_TOTAL_MAX),
         dek_hard_ms: DEK_HARD_S.min(pins.ceilings.dek_hard_s.into()) * 1_000,
@@ -198,7 +203,10 @@ fn assemble(parts: &Parts, control: runtime::Handle) -> Result<Enclave, BootErro
         pins_sha384: sha384(&parts.pins),
         boot_id: BootId(boot_id),
         pcr0: OnceLock::new(),
-        workers: parts.workers.unwrap_or_else(one_a_core).max(1),
+        workers,
+        worker_stats: (0..workers).map(|_| Arc::default()).collect(),
+        engine_init_us: Count::default(),
+        draining: watch::Sender::new(false),
         started_ms: boot_ms(),
         root,
         nsm: Arc::clone(&parts.nsm),

@@ -7,6 +7,7 @@ use sigil_attestation::{Document, TrustRoot, UserData, VerifyTime, verify};
 use sigil_enclave_image::Pins;
 use sigil_enclave_protocol::handshake::BootId;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use crate::attest::{AttestError, Rate};
 use crate::clock::{Clock, boot_ms};
@@ -16,6 +17,7 @@ use crate::keys::KeyName;
 use crate::nsm::{DocumentRequest, Nsm, NsmError};
 use crate::rng::{Rng, RngSource};
 use crate::statements::Statements;
+use crate::stats::{Count, WorkerStats};
 use crate::unlock::Unlocks;
 
 /// One boot of an enclave.
@@ -44,6 +46,12 @@ pub struct Enclave {
     pub(crate) attest_rate: Rate,
     /// Life of an unlocked DEK.
     pub(crate) dek_hard_ms: u64,
+    /// What each worker counts.
+    pub worker_stats: Vec<Arc<WorkerStats>>,
+    /// Microseconds in which all signing contexts were made, blinded and tested.
+    pub engine_init_us: Count,
+    /// True from the call `Drain` on.
+    pub draining: watch::Sender<bool>,
     /// The control thread: NSM, RSA, TLS and document checks run there, never on a worker.
     pub(crate) control: Handle,
 }
@@ -143,12 +151,12 @@ impl Enclave {
         self.cache.sweep(now_ms);
         self.unlocks.sweep(now_ms);
         if self.rng_seen.look() && !self.rng_healthy() {
-            eprintln!("sigil-enclave: the kernel's random source changed; no keys are made");
+            eprintln!("sigil-enclave: the kernel's random source changed; nothing is served");
         }
     }
 
-    /// True while keys may be made.
-    pub(crate) fn rng_healthy(&self) -> bool {
+    /// True while keys may be made and used.
+    pub fn rng_healthy(&self) -> bool {
         self.rng_seen.current().is_healthy(self.pins.insecure)
     }
 }

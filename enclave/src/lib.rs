@@ -24,6 +24,7 @@ pub mod secret;
 pub mod signer;
 pub mod slab;
 pub mod statements;
+pub mod stats;
 pub mod stream;
 pub mod unlock;
 pub mod vsock;

@@ -36,7 +36,7 @@ impl RngSource {
         }
     }
 
-    /// True if keys may be made.
+    /// True if keys may be made and used.
     pub fn is_healthy(self, insecure: bool) -> bool {
         self == Self::NsmHwrng || (insecure && self == Self::Software)
     }

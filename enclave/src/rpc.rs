@@ -7,9 +7,9 @@ use sigil_enclave_protocol::bounds::MESSAGE_BYTES_MAX;
 use sigil_enclave_protocol::v1::enclave_server::{Enclave as EnclaveApi, EnclaveServer};
 use sigil_enclave_protocol::v1::{
     ActivateReply, ActivateRequest, AttestReply, AttestRequest, CreateReply, CreateRequest,
-    ErrorCode, ForgetReply, ForgetRequest, HealthReply, HealthRequest, ProveReply, ProveRequest,
-    SignBatch, StateReply, StateRequest, UnlockAuthorizeReply, UnlockAuthorizeRequest,
-    UnlockBeginReply, UnlockBeginRequest,
+    DrainReply, DrainRequest, ErrorCode, ForgetReply, ForgetRequest, HealthReply, HealthRequest,
+    ProveReply, ProveRequest, SignBatch, StateReply, StateRequest, StatsReply, StatsRequest,
+    UnlockAuthorizeReply, UnlockAuthorizeRequest, UnlockBeginReply, UnlockBeginRequest,
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -17,6 +17,7 @@ use crate::clock::boot_ms;
 use crate::enclave::Enclave;
 use crate::keys::{Created, KeyError};
 use crate::signer::Signer;
+use crate::stats::WorkerStats;
 
 mod check;
 mod reply;
@@ -30,12 +31,23 @@ pub struct Service {
     enclave: Arc<Enclave>,
     /// Of this worker alone, so the lock is never waited for.
     signer: Arc<Mutex<Signer>>,
+    stats: Arc<WorkerStats>,
 }
 
 impl Service {
-    /// The service of the worker that owns `signer`.
-    pub fn new(enclave: Arc<Enclave>, signer: Arc<Mutex<Signer>>) -> Self {
-        Self { enclave, signer }
+    /// The service of the worker that owns `signer` and counts in `stats`.
+    pub fn new(enclave: Arc<Enclave>, signer: Arc<Mutex<Signer>>, stats: Arc<WorkerStats>) -> Self {
+        Self { enclave, signer, stats }
+    }
+
+    /// Refuses all that makes, opens or uses keys while it must not be done. What only asks is
+    /// answered all the same.
+    fn ensure_serving(&self) -> Result<(), ErrorCode> {
+        match (self.enclave.rng_healthy(), *self.enclave.draining.borrow()) {
+            (false, _) => Err(ErrorCode::RngUnhealthy),
+            (_, true) => Err(ErrorCode::Draining),
+            _ => Ok(()),
+        }
     }
 
     /// The HTTP/2 service with its message bounds.
@@ -51,12 +63,14 @@ impl Service {
 
     fn create_key(&self, request: &CreateRequest) -> Result<Created, reply::Refused> {
         let name = check::create(request)?;
+        self.ensure_serving()?;
         Ok(self.enclave.create(&self.signer(), &name, &request.challenge, boot_ms())?)
     }
 
     fn activate_key(&self, request: &ActivateRequest) -> Result<ActivateReply, reply::Refused> {
         let name = check::name(&request.keyspace, &request.key_id)?;
         let blob = check::blob(&request.blob)?.ok_or(ErrorCode::InvalidArgument)?;
+        self.ensure_serving()?;
         let (public_key, dek_id) = self.enclave.activate(&self.signer(), &name, blob, boot_ms())?;
         Ok(reply::activated(&public_key, &dek_id))
     }
@@ -93,7 +107,8 @@ impl EnclaveApi for Service {
     }
 
     async fn unlock_begin(&self, request: Request<UnlockBeginRequest>) -> Reply<UnlockBeginReply> {
-        let what = match check::unlock(request.into_inner()) {
+        let checked = check::unlock(request.into_inner());
+        let what = match checked.and_then(|what| self.ensure_serving().map(|()| what)) {
             Ok(what) => what,
             Err(code) => return Ok(Response::new(reply::not_begun(code))),
         };
@@ -160,6 +175,15 @@ impl EnclaveApi for Service {
 
     async fn health(&self, _: Request<HealthRequest>) -> Reply<HealthReply> {
         Ok(Response::new(reply::health(&self.enclave, boot_ms())))
+    }
+
+    async fn stats(&self, _: Request<StatsRequest>) -> Reply<StatsReply> {
+        Ok(Response::new(reply::stats(&self.enclave, boot_ms())))
+    }
+
+    async fn drain(&self, _: Request<DrainRequest>) -> Reply<DrainReply> {
+        self.enclave.draining.send_if_modified(|draining| !std::mem::replace(draining, true));
+        Ok(Response::new(DrainReply { error: ErrorCode::Ok.into() }))
     }
 }
 

@@ -109,6 +109,11 @@ impl Slab {
         self.locked
     }
 
+    /// All slots.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
     /// Slots taken.
     pub fn in_use(&self) -> usize {
         self.slots - self.free.lock().unwrap_or_else(PoisonError::into_inner).len()

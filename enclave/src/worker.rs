@@ -2,6 +2,7 @@
 //! connection stays on the worker it was dealt to, and its requests are signed inline.
 
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use hyper_util::service::TowerToHyperService;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use sigil_enclave_protocol::bounds::{MESSAGE_BYTES_MAX, STREAMS_PER_CONNECTION_MAX};
 use tokio::runtime;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use crate::enclave::Enclave;
 use crate::rpc;
@@ -21,6 +22,9 @@ use crate::stream::Stream;
 
 /// Silence after which the peer is asked whether it is there, and how long it may take.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+/// Polls of ready tasks, a batch of signatures or less each, after which a busy worker looks what
+/// has arrived: a stream that is never idle delays the others by no more. Tokio's own is 61.
+const TURNS_BETWEEN_EVENTS: u32 = 4;
 /// Bytes of a request's header list: a path and a handful of fields.
 const HEADER_LIST_BYTES_MAX: u32 = 4 * 1024;
 /// Bytes in flight towards us on one connection: two full messages.
@@ -50,14 +54,21 @@ impl Worker {
     /// The thread or its runtime cannot be made.
     pub fn start(index: u16, enclave: Arc<Enclave>, signer: Signer) -> std::io::Result<Self> {
         let (connections, dealt) = mpsc::unbounded_channel();
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        let service = rpc::Service::new(enclave, Arc::new(Mutex::new(signer)));
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .event_interval(TURNS_BETWEEN_EVENTS)
+            .build()?;
+        let stats = enclave.worker_stats.get(usize::from(index)).cloned().unwrap_or_default();
+        // Set by nobody else.
+        let _ = stats.runtime.set(runtime.handle().metrics());
+        let draining = enclave.draining.subscribe();
+        let service = rpc::Service::new(enclave, Arc::new(Mutex::new(signer)), stats);
         let thread =
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 if !pin_to_core(usize::from(index)) {
                     eprintln!("sigil-enclave: worker {index} is not pinned to a core");
                 }
-                runtime.block_on(serve(dealt, service));
+                runtime.block_on(serve(dealt, service, draining));
             })?;
         Ok(Self { connections, thread })
     }
@@ -74,22 +85,33 @@ impl Worker {
     }
 }
 
-async fn serve(mut dealt: mpsc::UnboundedReceiver<Dealt>, service: rpc::Service) {
+async fn serve(
+    mut dealt: mpsc::UnboundedReceiver<Dealt>,
+    service: rpc::Service,
+    draining: watch::Receiver<bool>,
+) {
     while let Some(Dealt { socket, permit }) = dealt.recv().await {
-        let service = service.clone();
+        let (service, draining) = (service.clone(), draining.clone());
         tokio::spawn(async move {
             // An error is the peer's: it went away or broke the protocol.
             if let Ok(stream) = Stream::new(socket) {
-                let _ = serve_connection(stream, service).await;
+                let _ = serve_connection(stream, service, draining).await;
             }
             drop(permit);
         });
     }
 }
 
-async fn serve_connection(stream: Stream, service: rpc::Service) -> hyper::Result<()> {
+/// Serves until the peer goes away, or until the enclave is drained: then what is under way ends
+/// first. Connections that come later only ask, and stay.
+async fn serve_connection(
+    stream: Stream,
+    service: rpc::Service,
+    mut draining: watch::Receiver<bool>,
+) -> hyper::Result<()> {
     let (interval, answer) = KEEPALIVE;
-    http2::Builder::new(TokioExecutor::new())
+    draining.mark_unchanged();
+    let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(interval)
         .keep_alive_timeout(answer)
@@ -97,8 +119,13 @@ async fn serve_connection(stream: Stream, service: rpc::Service) -> hyper::Resul
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service.into_server()))
-        .await
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service.into_server()));
+    let mut connection = pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        Ok(()) = draining.changed() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
 }
 
 /// Pins the thread to the core of this index among those the process may use.

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Items of one `SignBatch`. 32 signatures hold a core for about half a millisecond, which is the
 /// fairness bound for the other connections of a worker.
 pub const BATCH_ITEMS_MAX: usize = 32;
+/// Items that the streams of one worker may have waiting, shared among those that have any: 32
+/// batches, about 30 ms of work. What comes on top is refused and does not wait.
+pub const QUEUED_ITEMS_MAX: usize = 1_024;
 /// Bytes of one gRPC message in either direction: a full batch in which every item carries its
 /// blob, or one KMS request with an attestation document, with room to spare.
 pub const MESSAGE_BYTES_MAX: usize = 128 * 1024;

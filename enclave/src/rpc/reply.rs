@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use sigil_enclave_protocol::v1::{
     ActivateReply, AttestReply, CreateReply, DekProvenance, DekRow as WireRow, DekState, ErrorCode,
-    HealthReply, KmsRequest, ProveReply, StateReply, Statement, UnlockAuthorizeReply,
-    UnlockBeginReply,
+    HealthReply, Histogram, KmsRequest, ProveReply, StateReply, Statement, StatsReply,
+    UnlockAuthorizeReply, UnlockBeginReply, WorkerStats as WireWorker,
 };
 
 use crate::attest::AttestError;
@@ -14,7 +14,9 @@ use crate::key_cache::Counts;
 use crate::keys::{Created, KeyError};
 use crate::kms_exchange::{AnswerClass, ExchangeError};
 use crate::rng::RngSource;
+use crate::slab::{Slab, slab};
 use crate::statements::SignedStatement;
+use crate::stats::{Count, SIGN_CPU_BOUNDS_US, WorkerStats};
 use crate::unlock::{Begun, DekRow, Done, UnlockError};
 
 /// A refusal on its way out.
@@ -231,5 +233,38 @@ pub(super) fn health(enclave: &Enclave, now_ms: u64) -> HealthReply {
         app: enclave.pins.app.clone(),
         pins_sha384: Bytes::copy_from_slice(&enclave.pins_sha384),
         documents_verify: enclave.documents_verify(),
+        draining: *enclave.draining.borrow(),
+    }
+}
+
+pub(super) fn stats(enclave: &Enclave, now_ms: u64) -> StatsReply {
+    let (_, counts) = enclave.state(now_ms);
+    let slab = slab().ok();
+    let slots = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    StatsReply {
+        error: ErrorCode::Ok.into(),
+        uptime_us: now_ms.saturating_sub(enclave.started_ms).saturating_mul(1_000),
+        engine_init_us: enclave.engine_init_us.get(),
+        secrets: slots(slab.map_or(0, Slab::in_use)),
+        secrets_max: slots(slab.map_or(0, Slab::slots)),
+        keys_warm: counts.warm,
+        keys_cool: counts.cool,
+        keys_invalid: 0,
+        workers: enclave.worker_stats.iter().map(|stats| worker_stats(stats)).collect(),
+        keyspaces: Vec::new(),
+    }
+}
+
+fn worker_stats(stats: &WorkerStats) -> WireWorker {
+    WireWorker {
+        busy_us: stats.busy_us(),
+        signed: stats.signed.get(),
+        refused: stats.refused.get(),
+        queued_item_us: stats.queued_item_us.get(),
+        sign_cpu_us: Some(Histogram {
+            upper_bounds: SIGN_CPU_BOUNDS_US.to_vec(),
+            counts: stats.sign_cpu.iter().map(Count::get).collect(),
+            sum: stats.sign_cpu_us.get(),
+        }),
     }
 }

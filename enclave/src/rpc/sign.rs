@@ -1,11 +1,12 @@
 //! The signing stream: batches in, signed inline, one result batch for each.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_core::Stream;
-use sigil_enclave_protocol::bounds::BATCH_ITEMS_MAX;
+use sigil_enclave_protocol::bounds::{BATCH_ITEMS_MAX, QUEUED_ITEMS_MAX};
 use sigil_enclave_protocol::v1::{ErrorCode, SignBatch, SignBatchResult, SignItem, SignResult};
 use tonic::{Status, Streaming};
 
@@ -19,46 +20,144 @@ use crate::signer::Signer;
 pub struct SignStream {
     service: Service,
     batches: Streaming<SignBatch>,
-    /// Items signed since other connections of the worker last had their turn.
-    signed_in_turn: usize,
+    /// Received and not yet signed.
+    queue: VecDeque<SignBatch>,
+    queued: usize,
+    /// Items answered since other connections of the worker last had their turn.
+    answered_in_turn: usize,
+    draining: bool,
+    /// Ends when the enclave is drained. A stream that is opened later refuses and stays.
+    drained: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 impl SignStream {
     pub(super) fn new(service: Service, batches: Streaming<SignBatch>) -> Self {
-        Self { service, batches, signed_in_turn: 0 }
+        let mut draining = service.enclave.draining.subscribe();
+        let drained = Box::pin(async move {
+            let _ = draining.changed().await;
+        });
+        let (queue, queued) = (VecDeque::new(), 0);
+        Self { service, batches, queue, queued, answered_in_turn: 0, drained, draining: false }
     }
+
+    /// Takes in what has come. An answer is a refusal: of a batch for which there is no room.
+    fn receive(&mut self, cx: &mut Context<'_>) -> Received {
+        loop {
+            let batch = match Pin::new(&mut self.batches).poll_next(cx) {
+                Poll::Ready(Some(Ok(batch))) => batch,
+                Poll::Ready(Some(Err(status))) => return Received::Answer(Err(status)),
+                Poll::Ready(None) => return Received::End,
+                Poll::Pending => return Received::All,
+            };
+            let items = room(&batch);
+            if items > BATCH_ITEMS_MAX {
+                return Received::Answer(Err(Status::invalid_argument("batch")));
+            }
+            if self.draining {
+                return Received::Answer(Ok(refuse(&batch.items, ErrorCode::Draining)));
+            }
+            if self.queued + items > self.share() {
+                self.service.stats.refused.add(items as u64);
+                return Received::Answer(Ok(refuse(&batch.items, ErrorCode::Overloaded)));
+            }
+            self.count(|queued| queued + items);
+            self.queue.push_back(batch);
+        }
+    }
+
+    /// Items that this stream may have waiting: its part of the worker's, and a batch in any case.
+    fn share(&self) -> usize {
+        let others = self.service.stats.queueing_streams.get() - u64::from(self.queued > 0);
+        let streams = usize::try_from(others).unwrap_or(usize::MAX).saturating_add(1);
+        (QUEUED_ITEMS_MAX / streams).max(BATCH_ITEMS_MAX)
+    }
+
+    fn count(&mut self, change: impl FnOnce(usize) -> usize) {
+        let (before, after) = (self.queued, change(self.queued));
+        let stats = &self.service.stats;
+        stats.queued.sub(before as u64);
+        stats.queued.add(after as u64);
+        stats.queueing_streams.sub(u64::from(before > 0));
+        stats.queueing_streams.add(u64::from(after > 0));
+        self.queued = after;
+    }
+}
+
+impl Drop for SignStream {
+    fn drop(&mut self) {
+        self.count(|_| 0);
+    }
+}
+
+/// What came of reading a stream.
+enum Received {
+    /// Nothing more is there.
+    All,
+    /// Nothing more will come.
+    End,
+    /// This goes out, before what waits.
+    Answer(Result<SignBatchResult, Status>),
 }
 
 impl Stream for SignStream {
     type Item = Result<SignBatchResult, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.signed_in_turn >= BATCH_ITEMS_MAX {
-            // What was signed goes out now, as one write, and the others get their turn.
-            self.signed_in_turn = 0;
+        if self.answered_in_turn >= BATCH_ITEMS_MAX {
+            // What was answered goes out now, as one write, and the others get their turn.
+            self.answered_in_turn = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let received = match Pin::new(&mut self.batches).poll_next(cx) {
-            Poll::Ready(received) => received,
-            Poll::Pending => {
-                self.signed_in_turn = 0;
-                return Poll::Pending;
-            }
-        };
-        Poll::Ready(received.map(|batch| {
-            let batch = batch?;
-            if batch.items.len() > BATCH_ITEMS_MAX {
-                return Err(Status::invalid_argument("batch"));
-            }
-            self.signed_in_turn += batch.items.len().max(1);
-            Ok(self.service.sign_items(&batch.items))
-        }))
+        // What is received from now on is refused, and with nothing under way the stream ends.
+        let draining = *self.service.enclave.draining.borrow();
+        self.draining = draining;
+        let received = self.receive(cx);
+        if let Received::Answer(answer) = received {
+            self.answered_in_turn += answer.as_ref().map_or(1, |batch| batch.results.len().max(1));
+            return Poll::Ready(Some(answer));
+        }
+        if let Some(batch) = self.queue.pop_front() {
+            let items = room(&batch);
+            self.count(|queued| queued - items);
+            self.answered_in_turn += items;
+            return Poll::Ready(Some(Ok(self.service.sign_items(&batch.items))));
+        }
+        self.answered_in_turn = 0;
+        match received {
+            Received::All if self.drained.as_mut().poll(cx).is_pending() => Poll::Pending,
+            _ => Poll::Ready(None),
+        }
     }
+}
+
+/// What a batch counts for; an empty one takes room too.
+fn room(batch: &SignBatch) -> usize {
+    batch.items.len().max(1)
+}
+
+/// The same answer for every item.
+fn refuse(items: &[SignItem], code: ErrorCode) -> SignBatchResult {
+    let results = items.iter().map(|item| SignResult {
+        tag: item.tag,
+        error: code.into(),
+        ..SignResult::default()
+    });
+    SignBatchResult { results: results.collect() }
 }
 
 impl Service {
     fn sign_items(&self, items: &[SignItem]) -> SignBatchResult {
+        match self.ensure_serving() {
+            // A drained enclave does what it had received.
+            Ok(()) | Err(ErrorCode::Draining) => {
+                self.stats.batch(items.len() as u64, || self.sign_served(items))
+            }
+            Err(code) => refuse(items, code),
+        }
+    }
+
+    fn sign_served(&self, items: &[SignItem]) -> SignBatchResult {
         let now_ms = boot_ms();
         let mut signer = self.signer();
         let mut uses = Vec::with_capacity(items.len());
@@ -76,6 +175,7 @@ impl Service {
             })
             .collect();
         let signed = sign_batch(&mut signer, &uses, now_ms);
+        self.stats.signed.add(signed.as_ref().map_or(0, |signed| signed.len() as u64));
         let mut signatures = signed.as_deref().unwrap_or_default().iter().zip(&uses);
         for result in results.iter_mut().filter(|result| result.error == ErrorCode::Ok as i32) {
             match signatures.next() {

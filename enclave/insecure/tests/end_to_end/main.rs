@@ -5,8 +5,11 @@
 mod bench;
 mod boot;
 mod connections;
+mod drain;
+mod hostility;
 mod keys;
 mod kms;
 mod life;
 mod sidecar;
+mod stats;
 mod unlocks;
