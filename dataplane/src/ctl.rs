@@ -8,6 +8,7 @@ mod client;
 mod create;
 mod pin_image;
 mod probe;
+mod report;
 mod sign;
 mod verify_attestation;
 mod verify_key;

@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 /// `info`.
 const LOG_FILTER: &str = "info,aws_config=warn,aws_smithy_runtime=warn";
 
-/// Exit status of a process whose configuration is wrong (`EX_USAGE` of sysexits.h).
+/// Exit status of a process whose configuration or command line is wrong (`EX_USAGE` of sysexits.h).
 const EXIT_CONFIG: u8 = 64;
 
 #[derive(Parser)]
@@ -47,7 +47,14 @@ fn main() -> ExitCode {
         eprintln!("core dumps cannot be forbidden: {error}");
         return ExitCode::FAILURE;
     }
-    match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            drop(error.print());
+            return if error.use_stderr() { EXIT_CONFIG.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    match cli.command {
         Command::Serve(args) => with_config(&args, serve),
         Command::CheckConfig(args) => with_config(&args, |_| ExitCode::SUCCESS),
         Command::Ctl(command) => sigil_dataplane::ctl::run(command),

@@ -75,22 +75,7 @@ fn load_root(path: &Path) -> Result<TrustRoot, TrustError> {
         reason,
     };
     let bytes = read(path).map_err(|e| error(e.to_string()))?;
-    let der = if bytes.starts_with(b"-----BEGIN") {
-        let text = String::from_utf8(bytes).map_err(|_| error("not PEM".to_owned()))?;
-        pem_to_der(&text).ok_or_else(|| error("not one PEM certificate".to_owned()))?
-    } else {
-        bytes
-    };
-    TrustRoot::from_der(der).map_err(|e| error(e.to_string()))
-}
-
-/// The one certificate of a PEM file (RFC 7468).
-fn pem_to_der(text: &str) -> Option<Vec<u8>> {
-    use base64::Engine;
-    let body = text.trim().strip_prefix("-----BEGIN CERTIFICATE-----")?;
-    let body = body.strip_suffix("-----END CERTIFICATE-----")?;
-    let digits: String = body.chars().filter(|c| !c.is_ascii_whitespace()).collect();
-    base64::engine::general_purpose::STANDARD.decode(digits).ok()
+    TrustRoot::from_pem_or_der(&bytes).map_err(|e| error(e.to_string()))
 }
 
 fn load_measurements(path: &Path) -> Result<Measurement, TrustError> {

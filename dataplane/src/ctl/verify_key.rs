@@ -8,8 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use k256::ecdsa::signature::hazmat::PrehashVerifier;
 use k256::ecdsa::{Signature, VerifyingKey};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use sigil_attestation::{
     Document, Measurement, PcrAllowList, Provenance, SignedStatement, Statement, StatementKind,
     TrustRoot, verify_statement,
@@ -17,7 +16,10 @@ use sigil_attestation::{
 use sigil_enclave_protocol::KeyId;
 use sigil_image_authoring::measurements::Measurements;
 
-use super::verify_attestation::{document_json, load_measurements, load_root, print, read};
+use super::report::{
+    DOCUMENT_CHECKS, DocumentReport, NotVerified, Refused, RootReport, finish, rfc3339,
+};
+use super::verify_attestation::{Hex, load_measurements, load_root, read};
 use crate::store::sha256;
 
 /// Arguments of `ctl verify-key`.
@@ -33,10 +35,10 @@ pub struct Args {
     root: Option<PathBuf>,
     /// The challenge or nonce that the statement must repeat.
     #[arg(long, value_name = "HEX")]
-    challenge: Option<String>,
+    challenge: Option<Hex>,
     /// The public key that the statement must be about, compressed.
     #[arg(long, value_name = "HEX")]
-    public_key: Option<String>,
+    public_key: Option<Hex>,
     /// The keyspace that the statement must be about.
     #[arg(long)]
     keyspace: Option<String>,
@@ -44,11 +46,11 @@ pub struct Args {
     #[arg(long)]
     allow_other_birth: bool,
     /// Also verify a signature by the key over this digest.
-    #[arg(long, value_name = "HEX", requires = "signature")]
-    digest: Option<String>,
+    #[arg(long, value_name = "HEX", requires = "signature", value_parser = hex::<32>)]
+    digest: Option<Box<[u8; 32]>>,
     /// The signature, compact (64 bytes).
-    #[arg(long, value_name = "HEX", requires = "digest")]
-    signature: Option<String>,
+    #[arg(long, value_name = "HEX", requires = "digest", value_parser = hex::<64>)]
+    signature: Option<Box<[u8; 64]>>,
 }
 
 /// Both answers: `create` wraps the statement, `attestation` is the statement.
@@ -78,29 +80,45 @@ struct StatementJson {
     document: String,
 }
 
-/// Why a key is not accepted: a stable name and a sentence.
-#[derive(Debug, PartialEq, Eq)]
-struct Refused {
-    name: &'static str,
-    detail: String,
-}
-
 type Checked<T> = Result<T, Refused>;
 
-/// Prints the report as JSON; the exit status says whether the key is good.
+/// A report on a good key.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    verified: bool,
+    /// AWS' root; a statement of an enclave in debug mode is always refused.
+    trusted: bool,
+    checks: Vec<&'static str>,
+    root: RootReport,
+    statement: StatementReport,
+    document: DocumentReport,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StatementReport {
+    kind: &'static str,
+    app: String,
+    keyspace: String,
+    key_id: String,
+    public_key: String,
+    policy_hash: String,
+    challenge: String,
+    dek_id: String,
+    dek_provenance: &'static str,
+    dek_birth_pcr0: String,
+    key_birth_pcr0: String,
+    time_ms: u64,
+    time: Option<String>,
+}
+
+/// Prints the report; the exit status says whether the key is good.
 pub(super) fn run(args: &Args) -> ExitCode {
     if let Some(warning) = warning(args) {
         eprintln!("{warning}");
     }
-    match check(args) {
-        Ok(report) => print(&format!("{report:#}\n"), ExitCode::SUCCESS),
-        Err(Refused { name, detail }) => {
-            eprintln!("not verified: {detail}");
-            let error = json!({ "name": name, "detail": detail });
-            let report = json!({ "verified": false, "error": error });
-            print(&format!("{report:#}\n"), ExitCode::FAILURE)
-        }
-    }
+    finish(check(args).map_err(|refused| NotVerified::new(refused, None)))
 }
 
 fn warning(args: &Args) -> Option<&'static str> {
@@ -109,8 +127,8 @@ fn warning(args: &Args) -> Option<&'static str> {
     )
 }
 
-fn check(args: &Args) -> Checked<Value> {
-    let bytes = read(&args.file).map_err(|detail| Refused { name: "file", detail })?;
+fn check(args: &Args) -> Checked<Report> {
+    let bytes = read(&args.file).map_err(Refused::of("file"))?;
     let (created, json) = match serde_json::from_slice(&bytes) {
         Ok(Answer::Created(Created { key_id, keyspace, public_key, birth })) => {
             (Some((key_id, keyspace, public_key)), birth)
@@ -120,33 +138,34 @@ fn check(args: &Args) -> Checked<Value> {
             return refused("file", "neither an answer to `create` nor a statement, as JSON");
         }
     };
-    let root =
-        load_root(args.root.as_deref()).map_err(|detail| Refused { name: "root", detail })?;
+    let root = load_root(args.root.as_deref()).map_err(Refused::of("root-file"))?;
     let images = Images::load(&args.measurements)?;
     let signed = signed_statement(&json)?;
     let (statement, document) = verify_statement(&signed, &root, &images.allow)
-        .map_err(|error| Refused { name: error.name(), detail: error.to_string() })?;
+        .map_err(|error| Refused::new(error.name(), error.to_string()))?;
+    let mut checks = Checks::of_statement();
     if let Some((key_id, keyspace, public_key)) = &created {
-        same("kind", statement.kind == StatementKind::Birth)?;
-        same("keyId", *key_id == KeyId(statement.key_id).to_string())?;
-        same("keyspace", *keyspace == statement.keyspace)?;
-        same("publicKey", *public_key == const_hex::encode(statement.public_key))?;
+        checks.same("kind", statement.kind == StatementKind::Birth)?;
+        checks.same("key-id", *key_id == KeyId(statement.key_id).to_string())?;
+        checks.same("keyspace", *keyspace == statement.keyspace)?;
+        checks.same("public-key", *public_key == const_hex::encode(statement.public_key))?;
     }
-    expected(args, &statement)?;
-    if statement.policy_hash != sha256(b"") {
-        return refused(
-            "policy",
-            "the key has a policy, and this version knows none to judge it by",
-        );
-    }
-    images.check_app(&document, &statement)?;
+    checks.asked_for(args, &statement)?;
+    let no_policy = statement.policy_hash == sha256(b"");
+    let policy = "the key has a policy, and this version knows none to judge it by";
+    checks.require("policy", no_policy, policy)?;
+    checks.same("app", images.name_the_app(&document, &statement))?;
     if !args.allow_other_birth {
-        images.check_birth(&statement)?;
+        images.check_birth(&mut checks, &statement)?;
     }
-    let key = VerifyingKey::from_sec1_bytes(&statement.public_key)
-        .or_else(|_| refused("public-key", "the public key is no point of secp256k1"))?;
-    let signature = signature(args, &key)?;
-    Ok(report(args, &statement, &document, &root, signature))
+    let key = VerifyingKey::from_sec1_bytes(&statement.public_key).ok();
+    checks.require("point", key.is_some(), "the public key is no point of secp256k1")?;
+    if let (Some(key), Some(digest), Some(signature)) = (&key, &args.digest, &args.signature) {
+        let good = signature_verifies(key, digest, signature);
+        let detail = "--signature: not a low-S signature by this key over --digest";
+        checks.require("secp256k1-signature", good, detail)?;
+    }
+    Ok(Report::new(&statement, &document, &root, checks))
 }
 
 fn signed_statement(json: &StatementJson) -> Checked<SignedStatement> {
@@ -164,15 +183,47 @@ fn signed_statement(json: &StatementJson) -> Checked<SignedStatement> {
     Ok(SignedStatement { statement: hex("statement", &json.statement)?, signature, document })
 }
 
-/// What the caller asked for.
-fn expected(args: &Args, statement: &Statement) -> Checked<()> {
-    let equal = |field, given: &Option<String>, bytes: &[u8]| match given {
-        None => Ok(()),
-        Some(text) => same(field, const_hex::decode(text).is_ok_and(|given| given == bytes)),
-    };
-    equal("challenge", &args.challenge, &statement.challenge)?;
-    equal("publicKey", &args.public_key, &statement.public_key)?;
-    same("keyspace", args.keyspace.as_ref().is_none_or(|name| *name == statement.keyspace))
+/// The checks that passed, in their order.
+struct Checks(Vec<&'static str>);
+
+impl Checks {
+    /// Those of [`verify_statement`] and of what it is given.
+    fn of_statement() -> Self {
+        let mut checks = vec!["document-hash"];
+        checks.extend(DOCUMENT_CHECKS);
+        checks.extend(["debug", "measurements", "statement-key", "statement-signature"]);
+        checks.extend(["statement", "statement-time", "statement-origin"]);
+        Self(checks)
+    }
+
+    fn require(&mut self, check: &'static str, good: bool, detail: &str) -> Checked<()> {
+        if !good {
+            return refused(check, detail);
+        }
+        // The answer and the caller may both name what a key must be.
+        if !self.0.contains(&check) {
+            self.0.push(check);
+        }
+        Ok(())
+    }
+
+    fn same(&mut self, check: &'static str, same: bool) -> Checked<()> {
+        self.require(check, same, &format!("{check}: the statement says another"))
+    }
+
+    /// What the caller asked for.
+    fn asked_for(&mut self, args: &Args, statement: &Statement) -> Checked<()> {
+        if let Some(Hex(challenge)) = &args.challenge {
+            self.same("challenge", *challenge == statement.challenge)?;
+        }
+        if let Some(Hex(public_key)) = &args.public_key {
+            self.same("public-key", *public_key == statement.public_key)?;
+        }
+        if let Some(keyspace) = &args.keyspace {
+            self.same("keyspace", *keyspace == statement.keyspace)?;
+        }
+        Ok(())
+    }
 }
 
 /// The given measurements.
@@ -188,7 +239,7 @@ impl Images {
             .iter()
             .map(load)
             .collect::<Result<_, _>>()
-            .map_err(|detail| Refused { name: "measurements", detail })?;
+            .map_err(Refused::of("measurements-file"))?;
         let entry = |file: &Measurements| {
             let Measurements { pcr0, pcr1, pcr2, .. } = *file;
             Measurement { pcr0, pcr1, pcr2 }
@@ -198,105 +249,90 @@ impl Images {
     }
 
     /// The image is pinned to its app, so another one means a false measurements file.
-    fn check_app(&self, document: &Document, statement: &Statement) -> Checked<()> {
+    fn name_the_app(&self, document: &Document, statement: &Statement) -> bool {
         let own = |file: &&Measurements| Some(file.pcr0) == document.pcr(0);
-        same("app", self.files.iter().find(own).is_some_and(|file| file.app == statement.app))
+        self.files.iter().find(own).is_some_and(|file| file.app == statement.app)
     }
 
     /// Key and DEK come from accepted images. A foreign or unproven DEK may be known to others.
-    fn check_birth(&self, statement: &Statement) -> Checked<()> {
+    fn check_birth(&self, checks: &mut Checks, statement: &Statement) -> Checked<()> {
         let known = |pcr0| self.files.iter().any(|file| file.pcr0 == pcr0);
-        if !known(statement.key_birth_pcr0) {
-            return refused(
-                "key-birth",
-                "the key was made in an image that is not among the measurements",
-            );
-        }
-        match statement.dek_provenance {
-            Provenance::Born => Ok(()),
-            Provenance::Foreign if statement.kind == StatementKind::Possession => {
-                if known(statement.dek_birth_pcr0) {
-                    return Ok(());
-                }
-                refused(
-                    "dek-birth",
-                    "the DEK was made in an image that is not among the measurements",
-                )
+        let image = "the key was made in an image that is not among the measurements";
+        checks.require("key-birth", known(statement.key_birth_pcr0), image)?;
+        let (good, detail) = match (statement.dek_provenance, statement.kind) {
+            (Provenance::Born, _) => (true, ""),
+            (Provenance::Foreign, StatementKind::Possession) => (
+                known(statement.dek_birth_pcr0),
+                "the DEK was made in an image that is not among the measurements",
+            ),
+            (Provenance::Foreign, StatementKind::Birth) => {
+                (false, "the key was sealed at birth under a DEK of another image")
             }
-            Provenance::Foreign => {
-                refused("dek-birth", "the key was sealed at birth under a DEK of another image")
-            }
-            Provenance::Unproven => refused("dek-birth", "no document proves who made the DEK"),
+            (Provenance::Unproven, _) => (false, "no document proves who made the DEK"),
+        };
+        checks.require("dek-birth", good, detail)
+    }
+}
+
+/// True for a signature by the key in the low-S form; the other form of the same signature is
+/// refused, as the enclave never makes it.
+fn signature_verifies(key: &VerifyingKey, digest: &[u8; 32], compact: &[u8; 64]) -> bool {
+    Signature::from_slice(compact).is_ok_and(|signature| {
+        signature.normalize_s() == signature && key.verify_prehash(digest, &signature).is_ok()
+    })
+}
+
+impl Report {
+    fn new(statement: &Statement, document: &Document, root: &TrustRoot, checks: Checks) -> Self {
+        Self {
+            verified: true,
+            trusted: root.is_aws(),
+            checks: checks.0,
+            root: RootReport::new(root),
+            statement: StatementReport::new(statement),
+            document: DocumentReport::new(document),
         }
     }
 }
 
-/// Verifies `--signature` over `--digest`; only the low-S form counts.
-fn signature(args: &Args, key: &VerifyingKey) -> Checked<Option<bool>> {
-    let (Some(digest), Some(signature)) = (&args.digest, &args.signature) else { return Ok(None) };
-    let digest = const_hex::decode_to_array::<_, 32>(digest)
-        .or_else(|_| refused("digest", "--digest: not 32 bytes in hex"))?;
-    let signature = const_hex::decode(signature).unwrap_or_default();
-    let signature = Signature::from_slice(&signature)
-        .or_else(|_| refused("secp256k1-signature", "--signature: not 64 bytes r | s in hex"))?;
-    let low = signature.normalize_s() == signature;
-    if low && key.verify_prehash(&digest, &signature).is_ok() {
-        return Ok(Some(true));
+impl StatementReport {
+    fn new(statement: &Statement) -> Self {
+        Self {
+            kind: match statement.kind {
+                StatementKind::Birth => "birth",
+                StatementKind::Possession => "possession",
+            },
+            app: statement.app.clone(),
+            keyspace: statement.keyspace.clone(),
+            key_id: KeyId(statement.key_id).to_string(),
+            public_key: const_hex::encode(statement.public_key),
+            policy_hash: const_hex::encode(statement.policy_hash),
+            challenge: const_hex::encode(&statement.challenge),
+            dek_id: const_hex::encode(statement.dek_id),
+            dek_provenance: match statement.dek_provenance {
+                Provenance::Born => "born",
+                Provenance::Foreign => "foreign",
+                Provenance::Unproven => "unproven",
+            },
+            dek_birth_pcr0: const_hex::encode(statement.dek_birth_pcr0),
+            key_birth_pcr0: const_hex::encode(statement.key_birth_pcr0),
+            time_ms: statement.time_ms,
+            time: rfc3339(statement.time_ms),
+        }
     }
-    refused("secp256k1-signature", "--signature: not a low-S signature by this key over --digest")
 }
 
-fn report(
-    args: &Args,
-    statement: &Statement,
-    document: &Document,
-    root: &TrustRoot,
-    signature: Option<bool>,
-) -> Value {
-    json!({
-        "verified": true,
-        "trusted": root.is_aws(),
-        "root": { "sha256": const_hex::encode(root.sha256()), "aws": root.is_aws() },
-        "statement": statement_json(statement),
-        "challengeChecked": args.challenge.is_some(),
-        "signatureVerified": signature,
-        "document": document_json(document),
-    })
+/// Exactly `N` bytes in hex, for the command line.
+fn hex<const N: usize>(text: &str) -> Result<Box<[u8; N]>, String> {
+    let bytes = const_hex::decode_to_array(text).map_err(|_| format!("not {N} bytes in hex"))?;
+    Ok(Box::new(bytes))
 }
 
-fn statement_json(statement: &Statement) -> Value {
-    let kind = match statement.kind {
-        StatementKind::Birth => "birth",
-        StatementKind::Possession => "possession",
-    };
-    let provenance = match statement.dek_provenance {
-        Provenance::Born => "born",
-        Provenance::Foreign => "foreign",
-        Provenance::Unproven => "unproven",
-    };
-    json!({
-        "kind": kind,
-        "app": statement.app,
-        "keyspace": statement.keyspace,
-        "keyId": KeyId(statement.key_id).to_string(),
-        "publicKey": const_hex::encode(statement.public_key),
-        "policyHash": const_hex::encode(statement.policy_hash),
-        "challenge": const_hex::encode(&statement.challenge),
-        "dekId": const_hex::encode(statement.dek_id),
-        "dekProvenance": provenance,
-        "dekBirthPcr0": const_hex::encode(statement.dek_birth_pcr0),
-        "keyBirthPcr0": const_hex::encode(statement.key_birth_pcr0),
-        "timeMs": statement.time_ms,
-    })
-}
-
-fn same(field: &'static str, same: bool) -> Checked<()> {
-    if same { Ok(()) } else { refused(field, &format!("{field}: the statement says another")) }
-}
-
-fn refused<T>(name: &'static str, detail: &str) -> Checked<T> {
-    Err(Refused { name, detail: detail.to_owned() })
+fn refused<T>(check: &'static str, detail: &str) -> Checked<T> {
+    Err(Refused::new(check, detail))
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;

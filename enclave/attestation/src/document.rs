@@ -144,20 +144,20 @@ impl FromIterator<(u8, Pcr)> for Pcrs {
 }
 
 impl DocumentError {
-    /// A stable name, for machines.
+    /// Which check failed: a stable name, for machines. `docs/formats.md` lists them.
     pub fn name(self) -> &'static str {
         match self {
-            Self::TooLarge => "too-large",
+            Self::TooLarge => "size",
             Self::Cose => "cose",
             Self::Algorithm => "algorithm",
             Self::Unprotected => "unprotected-header",
             Self::SignatureLength => "signature-length",
             Self::TrailingBytes => "trailing-bytes",
-            Self::Malformed(_) => "malformed",
-            Self::Duplicate(_) => "duplicate",
+            Self::Malformed(_) => "payload",
+            Self::Duplicate(_) => "duplicate-key",
             Self::UnknownKey => "unknown-key",
-            Self::Missing(_) => "missing",
-            Self::OutOfBounds(_) => "out-of-bounds",
+            Self::Missing(_) => "missing-key",
+            Self::OutOfBounds(_) => "bounds",
             Self::Digest => "digest",
             Self::NitroTpm => "nitro-tpm",
         }

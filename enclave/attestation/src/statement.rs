@@ -223,16 +223,16 @@ pub fn verify_statement(
 }
 
 impl StatementError {
-    /// A stable name, for machines.
+    /// Which check failed: a stable name, for machines. `docs/formats.md` lists them.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Malformed => "malformed",
+            Self::Malformed => "statement",
             Self::Document(error) => error.name(),
-            Self::NotAllowed => "not-allowed",
-            Self::NotStatementKey => "not-statement-key",
-            Self::Signature => "signature",
-            Self::Window => "window",
-            Self::Contradiction => "contradiction",
+            Self::NotAllowed => "measurements",
+            Self::NotStatementKey => "statement-key",
+            Self::Signature => "statement-signature",
+            Self::Window => "statement-time",
+            Self::Contradiction => "statement-origin",
         }
     }
 }

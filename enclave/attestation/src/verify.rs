@@ -323,21 +323,21 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 }
 
 impl VerifyError {
-    /// A stable name, for machines.
+    /// Which check failed: a stable name, for machines. `docs/formats.md` lists them.
     pub fn name(self) -> &'static str {
         match self {
             Self::Document(error) => error.name(),
-            Self::OtherRoot => "other-root",
-            Self::CertExpired => "cert-expired",
-            Self::CertNotValidYet => "cert-not-valid-yet",
+            Self::OtherRoot => "root",
+            Self::CertExpired => "not-after",
+            Self::CertNotValidYet => "not-before",
             Self::Chain => "chain",
             Self::ChainOrder => "chain-order",
             Self::KeyUsage => "key-usage",
             Self::LeafKey => "leaf-key",
             Self::Signature => "signature",
             Self::Debug => "debug",
-            Self::TooOld => "too-old",
-            Self::FromFuture => "from-future",
+            Self::TooOld => "age",
+            Self::FromFuture => "future",
             Self::Nonce => "nonce",
         }
     }
