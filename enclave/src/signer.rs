@@ -7,8 +7,10 @@ use zeroize::Zeroizing;
 use crate::rng;
 use crate::secret::Secret32;
 
+mod check_cpu;
 mod ffi;
 
+pub use check_cpu::{CHECK_CPU, CheckCpu};
 use ffi::{Context, Sha256};
 
 /// Signatures after which the blinding of both contexts is drawn again: often enough against
@@ -56,6 +58,9 @@ pub struct Item<'a> {
 #[error("a signature computation was faulty")]
 pub struct Fault;
 
+/// Random bytes: a seed for each context, and what chooses the sample.
+type Random = Zeroizing<[[u8; 32]; 3]>;
+
 /// The contexts of one worker.
 pub struct Signer {
     first: Context,
@@ -88,7 +93,7 @@ impl Signer {
                 scalar: &scalar,
                 public_key: &public_key,
             })?;
-            signer.randomize(now_ms)?;
+            signer.randomize(&draw()?, now_ms)?;
         }
         Ok(signer)
     }
@@ -113,26 +118,34 @@ impl Signer {
     /// # Errors
     /// Any fault in any item: then no signature of the batch leaves.
     pub fn sign_batch(&mut self, items: &[Item<'_>], now_ms: u64) -> Result<Vec<Signature>, Fault> {
+        let random = draw()?;
         let due = self.signed_since_randomized >= RANDOMIZE_AFTER_SIGNATURES
             || now_ms.saturating_sub(self.randomized_ms) >= RANDOMIZE_AFTER_MS;
         if due {
-            self.randomize(now_ms)?;
+            self.randomize(&random, now_ms)?;
         }
         let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
         self.signed_since_randomized = self.signed_since_randomized.saturating_add(count);
-        let signatures =
-            items.iter().map(|item| self.sign_twice(item)).collect::<Result<Vec<_>, _>>()?;
-        let mut checked = items.iter().zip(&signatures);
-        let valid = match self.mode {
-            VerifyMode::Full => checked.all(|(item, signature)| self.verifies(item, signature)),
-            VerifyMode::OneOfBatch => match random_index(items.len())? {
-                None => true,
+        let made = items.iter().map(|item| self.sign(item)).collect::<Result<Vec<_>, _>>()?;
+        let checked = CHECK_CPU.sample(made.len(), || self.checks(items, &made, &random[2]));
+        if checked { Ok(made) } else { Err(Fault) }
+    }
+
+    /// Every check of the mode. `random` chooses the sample.
+    fn checks(&self, items: &[Item<'_>], made: &[Signature], random: &[u8; 32]) -> bool {
+        let mut pairs = items.iter().zip(made);
+        if !pairs.clone().all(|(item, made)| self.makes_again(item, made)) {
+            return false;
+        }
+        match self.mode {
+            VerifyMode::Full => pairs.all(|(item, made)| self.verifies(item, made)),
+            VerifyMode::OneOfBatch => match index_below(items.len(), random) {
+                None => items.is_empty(),
                 Some(index) => {
-                    checked.nth(index).is_some_and(|(item, made)| self.verifies(item, made))
+                    pairs.nth(index).is_some_and(|(item, made)| self.verifies(item, made))
                 }
             },
-        };
-        if valid { Ok(signatures) } else { Err(Fault) }
+        }
     }
 
     /// Signs one digest with recomputation and full verify, whatever the mode.
@@ -140,29 +153,30 @@ impl Signer {
     /// # Errors
     /// Any fault.
     pub fn sign_one(&self, item: &Item<'_>) -> Result<Signature, Fault> {
-        let signature = self.sign_twice(item)?;
-        if self.verifies(item, &signature) { Ok(signature) } else { Err(Fault) }
+        let made = self.sign(item)?;
+        let checked = self.makes_again(item, &made) && self.verifies(item, &made);
+        if checked { Ok(made) } else { Err(Fault) }
     }
 
-    fn sign_twice(&self, item: &Item<'_>) -> Result<Signature, Fault> {
-        let first = self.first.sign(&item.digest, item.scalar.expose_secret()).ok_or(Fault)?;
-        let second = self.second.sign(&item.digest, item.scalar.expose_secret()).ok_or(Fault)?;
-        // After both: what changed before would be in both, what changes later is in neither.
-        let intact = item.scalar.is_bound_to(item.public_key);
-        if first == second && intact { Ok(first) } else { Err(Fault) }
+    fn sign(&self, item: &Item<'_>) -> Result<Signature, Fault> {
+        self.first.sign(&item.digest, item.scalar.expose_secret()).ok_or(Fault)
+    }
+
+    /// True if the second context makes the same signature and the key is intact: what changed
+    /// before is in both signatures, what changes later is in neither.
+    fn makes_again(&self, item: &Item<'_>, made: &Signature) -> bool {
+        let second = self.second.sign(&item.digest, item.scalar.expose_secret());
+        second.as_ref() == Some(made) && item.scalar.is_bound_to(item.public_key)
     }
 
     fn verifies(&self, item: &Item<'_>, signature: &Signature) -> bool {
         self.first.verify(item.public_key, &item.digest, &signature.compact)
     }
 
-    fn randomize(&mut self, now_ms: u64) -> Result<(), Fault> {
-        for context in [&mut self.first, &mut self.second] {
-            let mut seed = Zeroizing::new([0; 32]);
-            rng::kernel(&mut *seed).map_err(|_| Fault)?;
-            if !context.randomize(&seed) {
-                return Err(Fault);
-            }
+    fn randomize(&mut self, random: &Random, now_ms: u64) -> Result<(), Fault> {
+        let contexts = [&mut self.first, &mut self.second];
+        if !contexts.into_iter().zip(&**random).all(|(context, seed)| context.randomize(seed)) {
+            return Err(Fault);
         }
         self.signed_since_randomized = 0;
         self.randomized_ms = now_ms;
@@ -176,12 +190,17 @@ impl std::fmt::Debug for Signer {
     }
 }
 
+/// What a batch needs, with one system call.
+fn draw() -> Result<Random, Fault> {
+    let mut random = Random::default();
+    rng::kernel(random.as_flattened_mut()).map_err(|_| Fault)?;
+    Ok(random)
+}
+
 /// An index below `count`, or none for an empty batch. Eight bytes make the bias negligible.
-fn random_index(count: usize) -> Result<Option<usize>, Fault> {
-    let mut bytes = [0; 8];
-    rng::kernel(&mut bytes).map_err(|_| Fault)?;
-    let count = u64::try_from(count).map_err(|_| Fault)?;
-    Ok(u64::from_le_bytes(bytes).checked_rem(count).and_then(|index| usize::try_from(index).ok()))
+fn index_below(count: usize, random: &[u8; 32]) -> Option<usize> {
+    let drawn = u64::from_le_bytes(*random.first_chunk()?);
+    usize::try_from(drawn.checked_rem(u64::try_from(count).ok()?)?).ok()
 }
 
 #[cfg(test)]

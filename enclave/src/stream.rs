@@ -2,15 +2,18 @@
 //! connection can be accepted on the control thread and served on a worker.
 #![allow(unsafe_code, reason = "tokio asks for a promise that the descriptor stays the same")]
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, sendmsg};
 use sigil_enclave_protocol::bounds::VSOCK_WRITE_BYTES_MAX;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Buffers of one write: HTTP/2 hands over a frame's head and its body.
+const SLICES_MAX: usize = 4;
 
 /// A connected stream socket, non-blocking.
 #[derive(Debug)]
@@ -85,22 +88,40 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    /// Writes at most [`VSOCK_WRITE_BYTES_MAX`].
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let capped = buf.get(..VSOCK_WRITE_BYTES_MAX).unwrap_or(buf);
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    /// Writes at most [`VSOCK_WRITE_BYTES_MAX`]. A frame's head and body go out with one call.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut room = VSOCK_WRITE_BYTES_MAX;
+        let mut capped = [IoSlice::new(&[]); SLICES_MAX];
+        for (slice, buf) in capped.iter_mut().zip(bufs) {
+            *slice = IoSlice::new(buf.get(..room).unwrap_or(buf));
+            room -= slice.len();
+        }
         loop {
             let mut guard = ready!(self.0.poll_write_ready(cx))?;
+            let mut nothing = SendAncillaryBuffer::default();
             let done = guard.try_io(|fd| {
-                retry_on_signal(|| rustix::net::send(fd, capped, SendFlags::NOSIGNAL))
+                retry_on_signal(|| sendmsg(fd, &capped, &mut nothing, SendFlags::NOSIGNAL))
             });
             if let Ok(result) = done {
                 return Poll::Ready(result);
             }
         }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -135,7 +156,9 @@ mod tests {
         let mut left = Stream::new(left.into()).unwrap();
         let mut right = Stream::new(right.into()).unwrap();
         let message = vec![7; 3 * VSOCK_WRITE_BYTES_MAX];
-        assert_eq!(left.write(&message).await.unwrap(), VSOCK_WRITE_BYTES_MAX);
+        let (head, body) = message.split_at(VSOCK_WRITE_BYTES_MAX - 9);
+        let both = [IoSlice::new(head), IoSlice::new(body)];
+        assert_eq!(left.write_vectored(&both).await.unwrap(), VSOCK_WRITE_BYTES_MAX);
         let rest = tokio::spawn(async move {
             left.write_all(&message[VSOCK_WRITE_BYTES_MAX..]).await.unwrap();
             left.shutdown().await.unwrap();
