@@ -25,6 +25,8 @@ pub const COMMAND_LINE: &str = concat!(
 );
 
 const PINS_FILE: &str = "pins.cbor";
+/// Bytes of the ramdisk around pins: 120 before them, 3 for their padding, 124 behind.
+const PINS_RAMDISK_BYTES_MAX: usize = PINS_BYTES_MAX + 247;
 
 /// Which binary is init.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,6 +145,9 @@ pub fn pins_of<'a>(eif: &Eif<'a>) -> Result<&'a [u8], EifError> {
         let problem = "expected two: code, and pins (`ctl pin-image --base` adds them)";
         return Err(EifError::new("ramdisks", problem));
     };
+    if ramdisk.len() > PINS_RAMDISK_BYTES_MAX {
+        return Err(EifError::new("ramdisks", "the second one is larger than pins can be"));
+    }
     match *cpio::read(ramdisk)?.as_slice() {
         [Entry { name: PINS_FILE, mode: cpio::DATA, data }] if data.len() <= PINS_BYTES_MAX => {
             Ok(data)

@@ -120,6 +120,11 @@ fn an_image_without_pins_or_with_something_beside_them_has_no_measurements() {
         let error = Measurements::of_eif(&eif).unwrap_err().to_string();
         assert!(error.contains("pins.cbor alone"), "{error}");
     }
+    let largest = pins_ramdisk(&vec![0; PINS_BYTES_MAX]).unwrap();
+    let with = |ramdisk| Eif { ramdisks: vec![eif.ramdisks[0], ramdisk], ..eif.clone() };
+    assert_eq!(pins_of(&with(&largest)).unwrap().len(), PINS_BYTES_MAX);
+    let huge = vec![0; PINS_RAMDISK_BYTES_MAX + 1];
+    assert!(pins_of(&with(&huge)).unwrap_err().to_string().contains("larger than pins"));
     let unusable = pins_ramdisk(b"no pins").unwrap();
     eif.ramdisks.push(&unusable);
     assert!(Measurements::of_eif(&eif).unwrap_err().to_string().contains("pins.cbor"));
