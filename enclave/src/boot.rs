@@ -21,8 +21,7 @@ use crate::control::{self, Control};
 use crate::dek::DekTable;
 use crate::enclave::{DocumentError, Enclave, RngSeen};
 use crate::init;
-use crate::key_cache::slot::Limits;
-use crate::key_cache::{BLOB_BYTES_TOTAL_MAX, KEYS_MAX, KeyCache};
+use crate::key_cache::{KeyCache, settings};
 use crate::kms_exchange::TlsRoots;
 use crate::nsm::{Nsm, NsmError};
 use crate::rng::{self, Rng, RngSource};
@@ -32,13 +31,6 @@ use crate::statements::Statements;
 use crate::stats::{Count, micros};
 use crate::unlock::Unlocks;
 use crate::worker::Worker;
-
-/// Baseline settings; a pinned ceiling below one takes its place.
-const KEY_SOFT_S: u64 = 15 * 60;
-const KEY_HARD_S: u64 = 16 * 60;
-const KEY_USES: u64 = 1_000_000;
-const KEY_LOW_WATER_USES: u64 = 500;
-const DEK_HARD_S: u64 = 60 * 60;
 
 /// What a binary gives to the enclave.
 pub struct Parts {
@@ -195,10 +187,10 @@ fn assemble(parts: &Parts, control: runtime::Handle) -> Result<Enclave, BootErro
     let boot_id = rng::public_bytes().map_err(|_| BootError::Keys("no randomness"))?;
     let statements =
         Statements::new(&rng).map_err(|_| BootError::Keys("no statement key can be drawn"))?;
+    let ceilings = settings::ceilings(&pins);
     let workers = parts.workers.unwrap_or_else(one_a_core).max(1);
     let enclave = Enclave {
-        cache: KeyCache::new(limits(&pins), KEYS_MAX, BLOB_BYTES_TOTAL_MAX),
-        dek_hard_ms: DEK_HARD_S.min(pins.ceilings.dek_hard_s.into()) * 1_000,
+        cache: KeyCache::new(settings::baseline(&ceilings), ceilings),
         pins,
         pins_sha384: sha384(&parts.pins),
         boot_id: BootId(boot_id),
@@ -227,17 +219,6 @@ fn assemble(parts: &Parts, control: runtime::Handle) -> Result<Enclave, BootErro
         Ok(()) => {}
     }
     Ok(enclave)
-}
-
-fn limits(pins: &Pins) -> Limits {
-    let ceilings = &pins.ceilings;
-    let uses = KEY_USES.min(ceilings.key_uses.into());
-    Limits {
-        soft_ttl_ms: KEY_SOFT_S.min(ceilings.key_soft_s.into()) * 1_000,
-        hard_ttl_ms: KEY_HARD_S.min(ceilings.key_hard_s.into()) * 1_000,
-        uses,
-        low_water_uses: KEY_LOW_WATER_USES.min(uses / 2),
-    }
 }
 
 fn one_a_core() -> u16 {

@@ -11,8 +11,8 @@ use tokio::sync::watch;
 
 use crate::attest::{AttestError, Rate};
 use crate::clock::{Clock, boot_ms};
-use crate::dek::{DekTable, Unlocked};
-use crate::key_cache::{Counts, KeyCache};
+use crate::dek::DekTable;
+use crate::key_cache::KeyCache;
 use crate::keys::KeyName;
 use crate::nsm::{DocumentRequest, Nsm, NsmError};
 use crate::rng::{Rng, RngSource};
@@ -44,8 +44,6 @@ pub struct Enclave {
     pub(crate) statements: Statements,
     pub(crate) unlocks: Unlocks,
     pub(crate) attest_rate: Rate,
-    /// Life of an unlocked DEK.
-    pub(crate) dek_hard_ms: u64,
     /// What each worker counts.
     pub worker_stats: Vec<Arc<WorkerStats>>,
     /// Microseconds in which all signing contexts were made, blinded and tested.
@@ -132,11 +130,6 @@ impl Enclave {
     /// Erases a key from the cache. True if it was there.
     pub fn forget(&self, name: &KeyName) -> bool {
         self.cache.forget(name)
-    }
-
-    /// What is unlocked and cached here.
-    pub fn state(&self, now_ms: u64) -> (Vec<Unlocked>, Counts) {
-        (self.deks.list(now_ms), self.cache.counts())
     }
 
     /// The kernel's random source as last looked at.

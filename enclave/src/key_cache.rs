@@ -1,33 +1,51 @@
 //! Keys opened here, shared by all workers. An entry holds the sealed blob for its whole life and
-//! the plain key only while [`slot::State::Warm`]. Opening happens under the lock of a shard, so
-//! one key is opened once however many ask; signing happens outside it, by reference.
+//! the plain key only while [`slot::State::Warm`]. A blob is opened by one worker at a time and
+//! outside the lock of its shard; signing is outside it too, by reference. See
+//! `docs/decisions/0013-the-key-cache.md`.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::dek::{DekTable, Lease};
+use crate::clock::boot_ms;
+use crate::dek::{DekId, Lease};
 use crate::keys::{KeyError, KeyName, Opened, PlainKey};
 
+pub mod prefetch;
+pub mod settings;
+mod shard;
 pub mod slot;
+pub mod stats;
 
-use slot::{Effect, Event, Limits, Moment, State, step};
+use prefetch::Refreshes;
+use settings::Settings;
+use shard::{Found, Shard};
+use slot::Event;
+use stats::{Counter, Stats};
 
-/// Keys of the whole cache: 65,536 of about 600 bytes are 40 MiB.
-pub const KEYS_MAX: usize = 65_536;
-/// Blob bytes of the whole cache: half a KiB a key at [`KEYS_MAX`].
-pub const BLOB_BYTES_TOTAL_MAX: usize = 32 * 1024 * 1024;
-/// Shards: so many that workers seldom meet, and each small enough to be scanned for a victim.
-const SHARDS: usize = 64;
+/// Shards: so many that workers seldom meet, and that the plain keys of one are swept in tens of
+/// microseconds.
+pub const SHARDS: usize = 256;
+/// Looks at a key for one request: before and after it was opened, and twice more because the
+/// opening of others failed, or because an activation or a `Forget` overtook it.
+const FLIGHTS_MAX: usize = 4;
+
+/// A plain key, if one was asked for.
+pub type Answer = Result<Option<Arc<PlainKey>>, KeyError>;
 
 /// The cache.
 #[derive(Debug)]
 pub struct KeyCache {
-    shards: Vec<Mutex<Shard>>,
+    places: Vec<Place>,
     hasher: RandomState,
-    limits: Limits,
-    shard_keys_max: usize,
-    shard_bytes_max: usize,
+    ceilings: Settings,
+    settings: Mutex<Settings>,
+    scan_at_ms: AtomicU64,
+    /// Refreshes that wait for a worker.
+    pub refreshes: Refreshes,
+    /// What is counted.
+    pub stats: Stats,
 }
 
 /// Keys by state, for `State`.
@@ -35,256 +53,185 @@ pub struct KeyCache {
 pub struct Counts {
     /// Plain key present.
     pub warm: u64,
-    /// Sealed only, whether or not the DEK is valid.
+    /// Sealed only, and the DEK is valid.
     pub cool: u64,
+    /// Sealed only, and the DEK was not valid when the key was last used.
+    pub invalid: u64,
 }
 
 #[derive(Debug, Default)]
-struct Shard {
-    entries: HashMap<KeyName, Entry>,
-    blob_bytes: usize,
+struct Place {
+    shard: Mutex<Shard>,
+    landed: Condvar,
 }
 
-#[derive(Debug)]
-struct Entry {
-    state: State,
-    plain: Option<Arc<PlainKey>>,
-    public_key: [u8; 33],
-    dek_id: [u8; 16],
-    blob: Box<[u8]>,
-    lease: Arc<Lease>,
-    used_ms: u64,
-}
-
-/// Opens a blob for the cache; `keys` knows how.
+/// One batch of one worker, as the cache sees it: it can open blobs. `keys` knows how.
 pub trait Open {
     /// Opens and checks `blob` as the key `name`.
     ///
     /// # Errors
     /// See [`KeyError`].
-    fn open(&self, name: &KeyName, blob: &[u8], now_ms: u64) -> Result<Opened, KeyError>;
+    fn open(&self, name: &KeyName, blob: &[u8]) -> Result<Opened, KeyError>;
+
+    /// The lease of a DEK that is unlocked.
+    fn lease(&self, dek_id: &DekId) -> Option<Arc<Lease>>;
+
+    /// Monotonic time at which the batch began. All its keys are judged by that.
+    fn began_ms(&self) -> u64;
 }
 
 impl KeyCache {
-    /// An empty cache of at most `keys_max` keys and `blob_bytes_max` bytes of blobs.
-    pub fn new(limits: Limits, keys_max: usize, blob_bytes_max: usize) -> Self {
-        Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+    /// An empty cache with its settings and the highest that it will ever take.
+    pub fn new(settings: Settings, ceilings: Settings) -> Self {
+        Self::with_shards(SHARDS, settings, ceilings)
+    }
+
+    fn with_shards(shards: usize, settings: Settings, ceilings: Settings) -> Self {
+        let cache = Self {
+            places: (0..shards).map(|_| Place::default()).collect(),
             hasher: RandomState::new(),
-            limits,
-            shard_keys_max: keys_max.div_ceil(SHARDS),
-            shard_bytes_max: blob_bytes_max.div_ceil(SHARDS),
+            ceilings,
+            settings: Mutex::new(settings),
+            scan_at_ms: AtomicU64::new(0),
+            refreshes: Refreshes::new(),
+            stats: Stats::default(),
+        };
+        cache.apply(&settings, 0);
+        cache
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> Settings {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts settings in force, shard by shard. They hold for keys that are cached already.
+    ///
+    /// # Errors
+    /// The number of the first setting that is out of range; nothing changes then.
+    pub fn configure(&self, settings: Settings, now_ms: u64) -> Result<(), u32> {
+        settings::check(&settings, &self.ceilings)?;
+        let mut in_force = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        self.apply(&settings, now_ms);
+        *in_force = settings;
+        Ok(())
+    }
+
+    fn apply(&self, settings: &Settings, now_ms: u64) {
+        let shards = self.places.len() as u64;
+        let share = Settings {
+            keys: settings.keys / shards,
+            bytes: settings.bytes / shards,
+            warm_keys: settings.warm_keys / shards,
+            ..*settings
+        };
+        for place in &self.places {
+            place.lock().configure(share, now_ms);
         }
     }
 
-    /// The plain key for one signature or statement. `blob` is what the caller read from the store
-    /// after [`KeyError::BlobRequired`].
+    /// The plain key for one signature or statement ([`Event::Sign`]; `blob` is what the caller
+    /// read from the store after [`KeyError::BlobRequired`]), or nothing once a cached blob was
+    /// opened again, if it had to be ([`Event::Refresh`]).
+    ///
+    /// A blob is opened outside the lock, as the one flight of its key. Who finds one under way
+    /// waits for it with the whole thread, and therefore not for long: until the own batch has
+    /// waited for `sign_wait_ms`, or the flight is `hard_refresh_ms` old.
     ///
     /// # Errors
     /// See [`KeyError`].
-    pub fn acquire(
+    pub fn ask<O: Open>(
         &self,
         name: &KeyName,
         blob: Option<&[u8]>,
-        deks: &DekTable,
-        opener: &impl Open,
-        now_ms: u64,
-    ) -> Result<Arc<PlainKey>, KeyError> {
-        let mut shard = self.shard(name);
-        let Some(entry) = shard.entries.get_mut(name) else {
-            let opened = opener.open(name, blob.ok_or(KeyError::BlobRequired)?, now_ms)?;
-            self.insert(&mut shard, *name, opened, now_ms);
-            return shard.entries.get_mut(name).ok_or(KeyError::Internal)?.take_use(
-                name,
-                opener,
-                now_ms,
-                &self.limits,
-            );
-        };
-        entry.renew_lease(deks, now_ms, &self.limits);
-        if let Some(blob) = blob {
-            let replacement = entry.accepts(name, blob, now_ms)?;
-            if replacement {
-                let opened = opener.open(name, blob, now_ms)?;
-                self.insert(&mut shard, *name, opened, now_ms);
+        event: Event,
+        by: &O,
+    ) -> Answer {
+        let place = self.place(name);
+        let mut shard = place.lock();
+        for _ in 0..FLIGHTS_MAX {
+            let sealed = match shard.find(name, blob, event, by, &self.refreshes)? {
+                Found::Ready(key) => return Ok(key),
+                Found::Sealed(sealed) => sealed,
+            };
+            let stats = self.stats.row(&name.keyspace);
+            if let Some(since_ms) = shard.flights.get(name) {
+                let own_ms = by.began_ms().saturating_add(shard.settings.sign_wait_ms);
+                let until_ms = own_ms.min(since_ms.saturating_add(shard.settings.hard_refresh_ms));
+                // A millisecond less, since the clock shows only whole ones.
+                let left = Duration::from_millis(until_ms.saturating_sub(boot_ms() + 1));
+                stats.add(Counter::SingleflightWaiters, 1);
+                let under_way = |shard: &mut Shard| shard.flights.contains_key(name);
+                let waited = place.landed.wait_timeout_while(shard, left, under_way);
+                let (after, end) = waited.unwrap_or_else(PoisonError::into_inner);
+                stats.end_wait(end.timed_out());
+                if end.timed_out() {
+                    break;
+                }
+                shard = after;
+                continue;
             }
+            shard.flights.insert(*name, boot_ms());
+            drop(shard);
+            let started = Instant::now();
+            let opened = by.open(name, &sealed.blob);
+            stats.opened(started.elapsed(), opened.is_err());
+            shard = place.lock();
+            shard.flights.remove(name);
+            place.landed.notify_all();
+            shard.land(name, sealed, opened, stats, by.began_ms())?;
         }
-        let entry = shard.entries.get_mut(name).ok_or(KeyError::Internal)?;
-        let used = entry.take_use(name, opener, now_ms, &self.limits);
-        if matches!(used, Err(KeyError::Invalid)) {
-            // Sealed under a fake of the DEK; it must not keep out the key whose id it has.
-            shard.remove(name);
-        }
-        used
+        Err(KeyError::OutOfTime)
     }
 
     /// Puts a freshly opened key in, in place of what was there.
     ///
     /// # Errors
     /// [`KeyError::Conflict`]: the id is cached with another public key.
-    pub fn put(&self, name: &KeyName, opened: Opened, now_ms: u64) -> Result<(), KeyError> {
-        let mut shard = self.shard(name);
-        let cached = shard.entries.get(name);
-        if cached.is_some_and(|entry| entry.public_key != opened.plain.public_key) {
-            return Err(KeyError::Conflict);
-        }
-        self.insert(&mut shard, *name, opened, now_ms);
-        Ok(())
+    pub fn put(&self, name: &KeyName, blob: &[u8], opened: Opened, now_ms: u64) -> Answer {
+        let stats = self.stats.row(&name.keyspace);
+        self.place(name).lock().put(name, blob.into(), opened, stats, now_ms).map(|()| None)
     }
 
     /// Erases a key. True if it was there.
     pub fn forget(&self, name: &KeyName) -> bool {
-        self.shard(name).remove(name)
+        self.place(name).lock().remove(name)
     }
 
-    /// Erases plain keys whose time is over.
+    /// Erases plain keys whose time is over and queues the refreshes that are due. Holds the lock
+    /// of one shard at a time.
     pub fn sweep(&self, now_ms: u64) {
-        for shard in &self.shards {
-            for entry in lock(shard).entries.values_mut() {
-                entry.step(Event::Tick, now_ms, &self.limits);
-            }
+        let settings = self.settings();
+        let scan = now_ms >= self.scan_at_ms.load(Ordering::Relaxed);
+        if scan {
+            self.scan_at_ms.store(now_ms + settings.prefetch_scan_ms, Ordering::Relaxed);
+        }
+        let refreshes = (scan && settings.prefetch_in_flight > 0).then_some(&self.refreshes);
+        for place in &self.places {
+            place.lock().sweep(refreshes, now_ms);
         }
     }
 
-    /// How many keys are in which state.
-    pub fn counts(&self) -> Counts {
+    /// How many keys are in which state. Looks at all of them, so it is not for a worker.
+    pub fn counts(&self, now_ms: u64) -> Counts {
         let mut counts = Counts::default();
-        for shard in &self.shards {
-            for entry in lock(shard).entries.values() {
-                match entry.state {
-                    State::Warm(_) => counts.warm += 1,
-                    State::Cool | State::Invalid => counts.cool += 1,
-                }
-            }
+        for place in &self.places {
+            place.lock().count(&mut counts, now_ms);
         }
         counts
     }
 
-    fn shard(&self, name: &KeyName) -> MutexGuard<'_, Shard> {
-        let index = usize::try_from(self.hasher.hash_one(name) % SHARDS as u64).unwrap_or(0);
-        lock(&self.shards[index])
-    }
-
-    fn insert(&self, shard: &mut Shard, name: KeyName, opened: Opened, now_ms: u64) {
-        shard.remove(&name);
-        shard.make_room(opened.blob.len(), self.shard_keys_max, self.shard_bytes_max);
-        let mut entry = Entry {
-            state: State::Cool,
-            public_key: opened.plain.public_key,
-            dek_id: opened.plain.dek_id,
-            plain: Some(Arc::new(opened.plain)),
-            blob: opened.blob,
-            lease: opened.lease,
-            used_ms: now_ms,
-        };
-        entry.step(Event::Opened, now_ms, &self.limits);
-        shard.blob_bytes += entry.blob.len();
-        shard.entries.insert(name, entry);
+    fn place(&self, name: &KeyName) -> &Place {
+        let shards = self.places.len() as u64;
+        let index = usize::try_from(self.hasher.hash_one(name) % shards).unwrap_or(0);
+        &self.places[index]
     }
 }
 
-impl Shard {
-    fn remove(&mut self, name: &KeyName) -> bool {
-        let removed = self.entries.remove(name);
-        self.blob_bytes -= removed.as_ref().map_or(0, |entry| entry.blob.len());
-        removed.is_some()
+impl Place {
+    fn lock(&self) -> MutexGuard<'_, Shard> {
+        self.shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Drops the keys used longest ago until one more fits.
-    fn make_room(&mut self, blob_bytes: usize, keys_max: usize, bytes_max: usize) {
-        while self.entries.len() >= keys_max || self.blob_bytes + blob_bytes > bytes_max {
-            let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.used_ms);
-            let Some(name) = oldest.map(|(name, _)| *name) else { return };
-            self.remove(&name);
-        }
-    }
-}
-
-impl Entry {
-    fn step(&mut self, event: Event, now_ms: u64, limits: &Limits) -> Effect {
-        let moment = Moment { now_ms, dek_until_ms: self.lease.until_ms(now_ms) };
-        let (state, effect) = step(self.state, event, moment, limits);
-        self.state = state;
-        if !matches!(state, State::Warm(_)) {
-            self.plain = None;
-        }
-        effect
-    }
-
-    /// After its DEK expired and was unlocked again, the new lease counts.
-    fn renew_lease(&mut self, deks: &DekTable, now_ms: u64, limits: &Limits) {
-        if self.lease.until_ms(now_ms).is_none()
-            && let Some((_, lease)) = deks.find(&self.dek_id, now_ms)
-        {
-            // It may be another DEK: what the old one opened is erased.
-            self.step(Event::Tick, now_ms, limits);
-            self.lease = lease;
-        }
-    }
-
-    /// Checks a blob that came with a request against what is cached. True if it should take its
-    /// place: the same key under another DEK, while the cached one cannot be opened.
-    fn accepts(&self, name: &KeyName, blob: &[u8], now_ms: u64) -> Result<bool, KeyError> {
-        let header = crate::seal::parse(blob).map_err(|_| KeyError::Invalid)?.header;
-        if header.keyspace != name.keyspace || header.key_id != name.key_id {
-            return Err(KeyError::Invalid);
-        }
-        if header.public_key != self.public_key {
-            return Err(KeyError::Conflict);
-        }
-        Ok(header.dek_id != self.dek_id && self.lease.until_ms(now_ms).is_none())
-    }
-
-    fn take_use(
-        &mut self,
-        name: &KeyName,
-        opener: &impl Open,
-        now_ms: u64,
-        limits: &Limits,
-    ) -> Result<Arc<PlainKey>, KeyError> {
-        self.used_ms = now_ms;
-        let mut effect = self.step(Event::Sign, now_ms, limits);
-        if effect == Effect::Open {
-            self.reopen(name, opener, now_ms, limits)?;
-            effect = self.step(Event::Sign, now_ms, limits);
-        }
-        match effect {
-            Effect::Sign { refresh } => {
-                let plain = self.plain.clone().ok_or(KeyError::Internal)?;
-                if refresh {
-                    // A failure shows when the plain key is over; until then this one is good.
-                    let _ = self.reopen(name, opener, now_ms, limits);
-                }
-                Ok(plain)
-            }
-            _ => Err(KeyError::UnlockRequired(self.dek_id)),
-        }
-    }
-
-    fn reopen(
-        &mut self,
-        name: &KeyName,
-        opener: &impl Open,
-        now_ms: u64,
-        limits: &Limits,
-    ) -> Result<(), KeyError> {
-        match opener.open(name, &self.blob, now_ms) {
-            Ok(opened) => {
-                self.plain = Some(Arc::new(opened.plain));
-                self.lease = opened.lease;
-                self.step(Event::Opened, now_ms, limits);
-                Ok(())
-            }
-            Err(error) => {
-                self.step(Event::OpenFailed, now_ms, limits);
-                Err(error)
-            }
-        }
-    }
-}
-
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

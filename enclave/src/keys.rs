@@ -1,14 +1,16 @@
 //! What is done with keys: make, open, activate, prove, sign. Synchronous, on a worker, with keys by
 //! reference only.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sigil_attestation::{Provenance as DekProvenance, Statement, StatementKind};
 use subtle::ConstantTimeEq;
 
+use crate::clock::boot_ms;
 use crate::dek::{Dek, DekId, DekTable, Lease, Provenance};
 use crate::enclave::Enclave;
 use crate::key_cache::Open;
+use crate::key_cache::slot::Event;
 use crate::names::Keyspace;
 use crate::seal::{Header, SealError, parse};
 use crate::secret::Secret32;
@@ -26,7 +28,7 @@ const EMPTY_POLICY_HASH: [u8; 32] = [
 ];
 
 /// What the cache knows a key by. The public key is the identity; this is the name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyName {
     /// Keyspace of the key.
     pub keyspace: Keyspace,
@@ -54,8 +56,6 @@ pub struct PlainKey {
 pub struct Opened {
     /// The key.
     pub plain: PlainKey,
-    /// The blob it came from.
-    pub blob: Box<[u8]>,
     /// How long its DEK may be used.
     pub lease: Arc<Lease>,
 }
@@ -90,6 +90,12 @@ pub enum KeyError {
     /// Too many secrets are in memory.
     #[error(transparent)]
     NoRoom(#[from] SlabFull),
+    /// Another worker opens the key, and the budget for waiting is used up.
+    #[error("the key was not opened in time")]
+    OutOfTime,
+    /// What the blob says about its key's birth is not vouched for by its DEK.
+    #[error("the blob's DEK does not vouch for the key")]
+    Unvouched,
     /// A computation was faulty.
     #[error("internal fault")]
     Internal,
@@ -140,10 +146,12 @@ pub struct BlobOpener<'a> {
     pub deks: &'a DekTable,
     /// Recomputes public keys.
     pub signer: &'a Signer,
+    /// Boot clock at the start of the batch.
+    pub began_ms: u64,
 }
 
 impl Open for BlobOpener<'_> {
-    fn open(&self, name: &KeyName, blob: &[u8], now_ms: u64) -> Result<Opened, KeyError> {
+    fn open(&self, name: &KeyName, blob: &[u8]) -> Result<Opened, KeyError> {
         let sealed = parse(blob)?;
         let header = &sealed.header;
         if header.app != self.app
@@ -152,7 +160,7 @@ impl Open for BlobOpener<'_> {
         {
             return Err(KeyError::Invalid);
         }
-        let found = self.deks.find(&header.dek_id, now_ms);
+        let found = self.deks.find(&header.dek_id, self.began_ms);
         let (dek, lease) = found.ok_or(KeyError::UnlockRequired(header.dek_id))?;
         if dek.keyspace != name.keyspace {
             return Err(KeyError::Invalid);
@@ -171,7 +179,15 @@ impl Open for BlobOpener<'_> {
             dek_id: dek.id,
             dek_provenance: dek.provenance,
         };
-        Ok(Opened { plain, blob: blob.into(), lease })
+        Ok(Opened { plain, lease })
+    }
+
+    fn lease(&self, dek_id: &DekId) -> Option<Arc<Lease>> {
+        self.deks.find(dek_id, self.began_ms).map(|(_, lease)| lease)
+    }
+
+    fn began_ms(&self) -> u64 {
+        self.began_ms
     }
 }
 
@@ -205,8 +221,7 @@ impl Enclave {
             created_ms,
             birth_pcr0: self.pcr0(),
         };
-        let blob = header.seal(&dek.secret, &scalar).map_err(|_| KeyError::Internal)?;
-        check_sealed(&blob, &dek, &scalar)?;
+        let blob = seal(&header, &dek, &scalar)?;
         let plain = PlainKey {
             scalar,
             public_key,
@@ -230,12 +245,41 @@ impl Enclave {
         blob: &[u8],
         now_ms: u64,
     ) -> Result<([u8; 33], DekId), KeyError> {
-        let opened = self.opener(signer).open(name, blob, now_ms)?;
+        let opened = self.opener(signer, now_ms).open(name, blob)?;
         let PlainKey { scalar, public_key, dek_id, .. } = &opened.plain;
         let (public_key, dek_id) = (*public_key, *dek_id);
         signer.sign_one(&Item { digest: SELF_TEST_DIGEST, scalar, public_key: &public_key })?;
-        self.cache.put(name, opened, now_ms)?;
+        self.cache.put(name, blob, opened, now_ms)?;
         Ok((public_key, dek_id))
+    }
+
+    /// Seals a key again, under the keyspace's sealing DEK: all else that the blob says stays. Gives
+    /// the new blob, the public key and that DEK; what is cached does not change.
+    ///
+    /// A blob's word on its key's birth is worth what its DEK is worth. It is carried over only if
+    /// that DEK is of this image, or of the one that the blob names: else whoever knows a DEK of
+    /// their own making could have a birth in an honest image vouched for here.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn reseal(
+        &self,
+        signer: &Signer,
+        name: &KeyName,
+        blob: &[u8],
+        now_ms: u64,
+    ) -> Result<(Vec<u8>, [u8; 33], DekId), KeyError> {
+        let PlainKey { scalar, public_key, birth_pcr0, dek_provenance, .. } =
+            self.opener(signer, now_ms).open(name, blob)?.plain;
+        match dek_provenance {
+            Provenance::Born => {}
+            Provenance::Foreign(pcr0) if pcr0 == birth_pcr0 => {}
+            _ => return Err(KeyError::Unvouched),
+        }
+        let dek = self.deks.sealing(&name.keyspace, now_ms).ok_or(KeyError::NoSealingDek)?;
+        let header = parse(blob)?.header;
+        let blob = seal(&Header { dek_id: dek.id, ..header }, &dek, &scalar)?;
+        Ok((blob, public_key, dek.id))
     }
 
     /// The key for one signature.
@@ -249,7 +293,36 @@ impl Enclave {
         blob: Option<&[u8]>,
         now_ms: u64,
     ) -> Result<Arc<PlainKey>, KeyError> {
-        self.cache.acquire(name, blob, &self.deks, &self.opener(signer), now_ms)
+        let key = self.cache.ask(name, blob, Event::Sign, &self.opener(signer, now_ms))?;
+        key.ok_or(KeyError::Internal)
+    }
+
+    /// Opens a cached key again: if its refresh is still wanted, or `forced`.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn refresh(
+        &self,
+        signer: &Signer,
+        name: &KeyName,
+        forced: bool,
+        now_ms: u64,
+    ) -> Result<(), KeyError> {
+        self.cache
+            .ask(name, None, Event::Refresh { forced }, &self.opener(signer, now_ms))
+            .map(drop)
+    }
+
+    /// Refreshes what was asked for, for ever: one key at a time between the batches of the worker
+    /// that owns `signer`. A failure is counted, and shows when the plain key is over.
+    pub async fn refresh_queued(self: Arc<Self>, signer: Arc<Mutex<Signer>>) {
+        while let Some(name) = self.cache.refreshes.next().await {
+            {
+                let signer = signer.lock().unwrap_or_else(PoisonError::into_inner);
+                let _ = self.refresh(&signer, &name, false, boot_ms());
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// A possession statement over a cached key for a verifier's nonce.
@@ -267,8 +340,8 @@ impl Enclave {
         self.say(StatementKind::Possession, name, &key, nonce)
     }
 
-    fn opener<'a>(&'a self, signer: &'a Signer) -> BlobOpener<'a> {
-        BlobOpener { app: &self.pins.app, deks: &self.deks, signer }
+    fn opener<'a>(&'a self, signer: &'a Signer, began_ms: u64) -> BlobOpener<'a> {
+        BlobOpener { app: &self.pins.app, deks: &self.deks, signer, began_ms }
     }
 
     fn draw_key(&self, signer: &Signer) -> Result<(Secret32, [u8; 33]), KeyError> {
@@ -318,10 +391,11 @@ impl Enclave {
     }
 }
 
-/// A blob that does not open again would be a lost key.
-fn check_sealed(blob: &[u8], dek: &Dek, scalar: &Secret32) -> Result<(), KeyError> {
-    match parse(blob).and_then(|sealed| sealed.open(&dek.secret)) {
-        Ok(opened) if opened.expose_secret().ct_eq(scalar.expose_secret()).into() => Ok(()),
+/// Seals a key. A blob that does not open again would be a lost key.
+fn seal(header: &Header, dek: &Dek, scalar: &Secret32) -> Result<Vec<u8>, KeyError> {
+    let blob = header.seal(&dek.secret, scalar).map_err(|_| KeyError::Internal)?;
+    match parse(&blob).and_then(|sealed| sealed.open(&dek.secret)) {
+        Ok(opened) if opened.expose_secret().ct_eq(scalar.expose_secret()).into() => Ok(blob),
         Err(SealError::NoRoom(full)) => Err(full.into()),
         _ => Err(KeyError::Internal),
     }

@@ -4,7 +4,7 @@ use sigil_enclave_image::names::check_keyspace;
 use sigil_enclave_protocol::bounds::NAME_BYTES_MAX;
 
 /// A valid keyspace name, see `docs/formats.md`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Keyspace {
     length: u8,
     bytes: [u8; NAME_BYTES_MAX],

@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sigil_enclave_protocol::bounds::MESSAGE_BYTES_MAX;
 use sigil_enclave_protocol::v1::enclave_server::{Enclave as EnclaveApi, EnclaveServer};
 use sigil_enclave_protocol::v1::{
-    ActivateReply, ActivateRequest, AttestReply, AttestRequest, CreateReply, CreateRequest,
-    DrainReply, DrainRequest, ErrorCode, ForgetReply, ForgetRequest, HealthReply, HealthRequest,
-    ProveReply, ProveRequest, SignBatch, StateReply, StateRequest, StatsReply, StatsRequest,
-    UnlockAuthorizeReply, UnlockAuthorizeRequest, UnlockBeginReply, UnlockBeginRequest,
+    ActivateReply, ActivateRequest, AttestReply, AttestRequest, CacheSettings, ConfigureReply,
+    CreateReply, CreateRequest, DrainReply, DrainRequest, ErrorCode, ForceRefreshReply,
+    ForceRefreshRequest, ForgetReply, ForgetRequest, HealthReply, HealthRequest, ProveReply,
+    ProveRequest, ResealReply, ResealRequest, SignBatch, StateReply, StateRequest, StatsReply,
+    StatsRequest, UnlockAuthorizeReply, UnlockAuthorizeRequest, UnlockBeginReply,
+    UnlockBeginRequest,
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -61,6 +63,16 @@ impl Service {
         self.signer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Work over the whole cache, which no worker should wait for.
+    async fn on_control<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Enclave) -> T + Send + 'static,
+    ) -> Reply<T> {
+        let enclave = Arc::clone(&self.enclave);
+        let done = self.enclave.control.spawn(async move { work(&enclave) }).await;
+        done.map(Response::new).map_err(|_| Status::internal("control"))
+    }
+
     fn create_key(&self, request: &CreateRequest) -> Result<Created, reply::Refused> {
         let name = check::create(request)?;
         self.ensure_serving()?;
@@ -80,6 +92,18 @@ impl Service {
         check::nonce(&request.nonce)?;
         let statement = self.enclave.prove(&self.signer(), &name, &request.nonce, boot_ms())?;
         Ok(reply::proved(statement))
+    }
+
+    fn refresh_key(&self, request: &ForceRefreshRequest) -> Result<(), reply::Refused> {
+        let name = check::name(&request.keyspace, &request.key_id)?;
+        Ok(self.enclave.refresh(&self.signer(), &name, true, boot_ms())?)
+    }
+
+    fn reseal_key(&self, request: &ResealRequest) -> Result<ResealReply, reply::Refused> {
+        let name = check::name(&request.keyspace, &request.key_id)?;
+        let blob = check::blob(&request.blob)?.ok_or(ErrorCode::InvalidArgument)?;
+        let sealed = self.enclave.reseal(&self.signer(), &name, blob, boot_ms())?;
+        Ok(reply::resealed(sealed))
     }
 
     fn forget_key(&self, request: &ForgetRequest) -> Result<bool, reply::Refused> {
@@ -168,9 +192,28 @@ impl EnclaveApi for Service {
         Ok(Response::new(ForgetReply { error: error.into(), was_cached }))
     }
 
+    async fn force_refresh(
+        &self,
+        request: Request<ForceRefreshRequest>,
+    ) -> Reply<ForceRefreshReply> {
+        let done = self.refresh_key(request.get_ref());
+        let refused = done.err().unwrap_or(ErrorCode::Ok.into());
+        let (error, dek_id) = (refused.code.into(), refused.dek_id_bytes());
+        Ok(Response::new(ForceRefreshReply { error, dek_id }))
+    }
+
+    async fn reseal(&self, request: Request<ResealRequest>) -> Reply<ResealReply> {
+        let sealed = self.reseal_key(request.get_ref());
+        Ok(Response::new(sealed.unwrap_or_else(reply::Refused::into_reseal)))
+    }
+
+    async fn configure(&self, request: Request<CacheSettings>) -> Reply<ConfigureReply> {
+        let settings = request.into_inner();
+        self.on_control(move |enclave| reply::configured(enclave, settings)).await
+    }
+
     async fn state(&self, _: Request<StateRequest>) -> Reply<StateReply> {
-        let (deks, counts) = self.enclave.state(boot_ms());
-        Ok(Response::new(reply::state(&deks, counts, boot_ms())))
+        self.on_control(|enclave| reply::state(enclave, boot_ms())).await
     }
 
     async fn health(&self, _: Request<HealthRequest>) -> Reply<HealthReply> {
@@ -178,7 +221,7 @@ impl EnclaveApi for Service {
     }
 
     async fn stats(&self, _: Request<StatsRequest>) -> Reply<StatsReply> {
-        Ok(Response::new(reply::stats(&self.enclave, boot_ms())))
+        self.on_control(|enclave| reply::stats(enclave, boot_ms())).await
     }
 
     async fn drain(&self, _: Request<DrainRequest>) -> Reply<DrainReply> {

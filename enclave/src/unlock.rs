@@ -304,7 +304,7 @@ impl Enclave {
     ) -> Result<Done, UnlockError> {
         let provenance = self.provenance(row, &secret)?;
         let dek = Dek { id: row.dek_id, keyspace: row.keyspace, provenance, secret };
-        let until_ms = document_ms.saturating_add(self.dek_hard_ms);
+        let until_ms = document_ms.saturating_add(self.cache.settings().dek_hard_ttl_ms);
         let installed = self.deks.install(dek, until_ms, current).map_err(|error| match error {
             InstallError::Mismatch => UnlockError::Mismatch,
             InstallError::Full => UnlockError::Full,

@@ -62,12 +62,15 @@ impl Worker {
         // Set by nobody else.
         let _ = stats.runtime.set(runtime.handle().metrics());
         let draining = enclave.draining.subscribe();
-        let service = rpc::Service::new(enclave, Arc::new(Mutex::new(signer)), stats);
+        let signer = Arc::new(Mutex::new(signer));
+        let refreshing = Arc::clone(&enclave).refresh_queued(Arc::clone(&signer));
+        let service = rpc::Service::new(enclave, signer, stats);
         let thread =
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 if !pin_to_core(usize::from(index)) {
                     eprintln!("sigil-enclave: worker {index} is not pinned to a core");
                 }
+                runtime.spawn(refreshing);
                 runtime.block_on(serve(dealt, service, draining));
             })?;
         Ok(Self { connections, thread })

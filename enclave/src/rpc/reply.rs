@@ -2,17 +2,20 @@
 
 use bytes::Bytes;
 use sigil_enclave_protocol::v1::{
-    ActivateReply, AttestReply, CreateReply, DekProvenance, DekRow as WireRow, DekState, ErrorCode,
-    HealthReply, Histogram, KmsRequest, ProveReply, StateReply, Statement, StatsReply,
-    UnlockAuthorizeReply, UnlockBeginReply, WorkerStats as WireWorker,
+    ActivateReply, AttestReply, CacheSettings, ConfigureReply, CreateReply, DekProvenance,
+    DekRow as WireRow, DekState, ErrorCode, HealthReply, Histogram, KeyspaceStats, KmsRequest,
+    ProveReply, ResealReply, StateReply, Statement, StatsReply, UnlockAuthorizeReply,
+    UnlockBeginReply, WorkerStats as WireWorker,
 };
 
 use crate::attest::AttestError;
+use crate::clock::boot_ms;
 use crate::dek::{DekId, Provenance, Unlocked};
 use crate::enclave::Enclave;
-use crate::key_cache::Counts;
+use crate::key_cache::stats::{COUNTERS, Counter, LATENCY_BOUNDS_US};
 use crate::keys::{Created, KeyError};
 use crate::kms_exchange::{AnswerClass, ExchangeError};
+use crate::names::Keyspace;
 use crate::rng::RngSource;
 use crate::slab::{Slab, slab};
 use crate::statements::SignedStatement;
@@ -47,6 +50,11 @@ impl Refused {
         ActivateReply { error, dek_id, ..ActivateReply::default() }
     }
 
+    pub(super) fn into_reseal(self) -> ResealReply {
+        let (error, dek_id) = (self.code.into(), self.dek_id_bytes());
+        ResealReply { error, dek_id, ..ResealReply::default() }
+    }
+
     pub(super) fn into_prove(self) -> ProveReply {
         let (error, dek_id) = (self.code.into(), self.dek_id_bytes());
         ProveReply { error, dek_id, ..ProveReply::default() }
@@ -60,7 +68,8 @@ pub(super) fn key_code(error: KeyError) -> ErrorCode {
         KeyError::Invalid => ErrorCode::InvalidKey,
         KeyError::Conflict => ErrorCode::KeyConflict,
         KeyError::NotPinned => ErrorCode::KeyspaceNotPinned,
-        KeyError::StatementsStale => ErrorCode::RetryLater,
+        KeyError::StatementsStale | KeyError::OutOfTime => ErrorCode::RetryLater,
+        KeyError::Unvouched => ErrorCode::DekMismatch,
         KeyError::RngUnhealthy => ErrorCode::RngUnhealthy,
         KeyError::NoRoom(_) => ErrorCode::Overloaded,
         KeyError::Internal => ErrorCode::Internal,
@@ -82,6 +91,26 @@ pub(super) fn activated(public_key: &[u8; 33], dek_id: &DekId) -> ActivateReply 
         error: ErrorCode::Ok.into(),
         public_key: Bytes::copy_from_slice(public_key),
         dek_id: Bytes::copy_from_slice(dek_id),
+    }
+}
+
+pub(super) fn resealed((blob, public_key, dek_id): (Vec<u8>, [u8; 33], DekId)) -> ResealReply {
+    ResealReply {
+        error: ErrorCode::Ok.into(),
+        blob: blob.into(),
+        public_key: Bytes::copy_from_slice(&public_key),
+        dek_id: Bytes::copy_from_slice(&dek_id),
+    }
+}
+
+/// Puts settings in force and says what then holds.
+pub(super) fn configured(enclave: &Enclave, settings: CacheSettings) -> ConfigureReply {
+    let done = enclave.cache.configure(settings, boot_ms());
+    let error = done.map_or(ErrorCode::InvalidArgument, |()| ErrorCode::Ok);
+    ConfigureReply {
+        error: error.into(),
+        refused_field: done.err().unwrap_or(0),
+        in_force: Some(enclave.cache.settings()),
     }
 }
 
@@ -201,7 +230,8 @@ fn wire_row(row: DekRow) -> WireRow {
     }
 }
 
-pub(super) fn state(deks: &[Unlocked], counts: Counts, now_ms: u64) -> StateReply {
+pub(super) fn state(enclave: &Enclave, now_ms: u64) -> StateReply {
+    let deks = enclave.deks.list(now_ms);
     let deks = deks.iter().map(|Unlocked { id, keyspace, installed }| DekState {
         dek_id: Bytes::copy_from_slice(id),
         keyspace: keyspace.as_str().to_owned(),
@@ -209,11 +239,14 @@ pub(super) fn state(deks: &[Unlocked], counts: Counts, now_ms: u64) -> StateRepl
         sealing: installed.sealing,
         valid_for_ms: installed.until_ms.saturating_sub(now_ms),
     });
+    let counts = enclave.cache.counts(now_ms);
     StateReply {
         error: ErrorCode::Ok.into(),
         deks: deks.collect(),
         keys_warm: counts.warm,
         keys_cool: counts.cool,
+        keys_invalid: counts.invalid,
+        settings: Some(enclave.cache.settings()),
     }
 }
 
@@ -238,7 +271,7 @@ pub(super) fn health(enclave: &Enclave, now_ms: u64) -> HealthReply {
 }
 
 pub(super) fn stats(enclave: &Enclave, now_ms: u64) -> StatsReply {
-    let (_, counts) = enclave.state(now_ms);
+    let counts = enclave.cache.counts(now_ms);
     let slab = slab().ok();
     let slots = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     StatsReply {
@@ -249,9 +282,29 @@ pub(super) fn stats(enclave: &Enclave, now_ms: u64) -> StatsReply {
         secrets_max: slots(slab.map_or(0, Slab::slots)),
         keys_warm: counts.warm,
         keys_cool: counts.cool,
-        keys_invalid: 0,
+        keys_invalid: counts.invalid,
         workers: enclave.worker_stats.iter().map(|stats| worker_stats(stats)).collect(),
-        keyspaces: Vec::new(),
+        keyspaces: enclave.cache.stats.snapshot().into_iter().map(keyspace_stats).collect(),
+    }
+}
+
+fn keyspace_stats((keyspace, counters): (Option<Keyspace>, [u64; COUNTERS])) -> KeyspaceStats {
+    let get = |counter: Counter| counters.get(counter as usize).copied().unwrap_or(0);
+    KeyspaceStats {
+        keyspace: keyspace.map(|name| name.as_str().to_owned()).unwrap_or_default(),
+        rehydrated: get(Counter::Rehydrate),
+        rehydrate_failed: get(Counter::RehydrateFail),
+        rehydrate_latency_us: Some(Histogram {
+            upper_bounds: LATENCY_BOUNDS_US.to_vec(),
+            counts: counters.into_iter().skip(Counter::LatencyBuckets as usize).collect(),
+            sum: get(Counter::RehydrateLatencyUs),
+        }),
+        singleflight_waiters: get(Counter::SingleflightWaiters),
+        singleflight_wait_timeouts: get(Counter::SingleflightWaitTimeout),
+        prefetch_scanned: get(Counter::PrefetchScan),
+        prefetch_triggered: get(Counter::PrefetchTrigger),
+        prefetch_skipped: get(Counter::PrefetchSkipped),
+        hard_expired_rejections: get(Counter::HardExpiredRejections),
     }
 }
 

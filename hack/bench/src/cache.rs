@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use sigil_enclave::key_cache::KeyCache;
-use sigil_enclave::key_cache::slot::Limits;
+use sigil_enclave::key_cache::settings::Settings;
+use sigil_enclave::key_cache::slot::Event;
+use sigil_enclave::key_cache::{KeyCache, settings};
+use sigil_enclave::slab::WARM_KEYS_MAX;
 
 use crate::stats::{median, quantile, verdict};
 use crate::{clock, machine};
@@ -27,8 +29,23 @@ const MANY_MIB_MAX: f64 = 1_024.0;
 const PLAIN_AT_ONCE: usize = 50_000;
 /// Uses of a key that are timed together.
 const USES_TOGETHER: usize = 1_000;
-const BASELINE: Limits =
-    Limits { soft_ttl_ms: 900_000, hard_ttl_ms: 960_000, uses: 1_000_000, low_water_uses: 500 };
+/// What the pins allow by default, and memory without end.
+const CEILINGS: Settings = Settings {
+    key_soft_ttl_ms: 900_000,
+    key_hard_ttl_ms: 960_000,
+    key_uses: 1_000_000,
+    dek_hard_ttl_ms: 3_600_000,
+    low_water_uses: 0,
+    prefetch_window_ms: 0,
+    prefetch_jitter_percent: 0,
+    prefetch_in_flight: 0,
+    prefetch_scan_ms: 0,
+    sign_wait_ms: 0,
+    hard_refresh_ms: 0,
+    keys: u64::MAX,
+    bytes: u64::MAX,
+    warm_keys: WARM_KEYS_MAX as u64,
+};
 const MIB: f64 = 1024.0 * 1024.0;
 
 #[derive(Args)]
@@ -80,25 +97,25 @@ impl<'a> Filled<'a> {
     fn new(keys: &'a Keys, count: usize) -> Result<Self> {
         let before = memory::now()?;
         // Room for twice as many keys, so that none is dropped however they spread.
-        let cache = KeyCache::new(BASELINE, 2 * count, usize::MAX / 2);
+        let cache = cache_of(2 * count);
         let (mut now_ms, mut blob_bytes) = (0, 0.0);
         for number in 0..count {
             let blob = keys.blob(number)?;
             blob_bytes += blob.len() as f64 / count as f64;
             acquire(keys, &cache, number, Some(&blob), now_ms)?;
             if (number + 1) % PLAIN_AT_ONCE == 0 || number + 1 == count {
-                now_ms += BASELINE.hard_ttl_ms;
+                now_ms += CEILINGS.key_hard_ttl_ms;
                 cache.sweep(now_ms);
             }
         }
-        let counts = cache.counts();
+        let counts = cache.counts(now_ms);
         ensure!(counts.warm == 0 && counts.cool == count as u64, "a filled cache: {counts:?}");
         let sealed = memory::now()?;
         Ok(Self { keys, cache, now_ms, blob_bytes, before, sealed })
     }
 
     fn print_sealed_bytes(&self) {
-        let count = self.cache.counts().cool as f64;
+        let count = self.cache.counts(self.now_ms).cool as f64;
         let heap = (self.sealed.heap_bytes - self.before.heap_bytes) / count - self.blob_bytes;
         print_bytes("a sealed key beyond its blob", heap);
         let resident = (self.sealed.resident_bytes - self.before.resident_bytes) / count;
@@ -130,7 +147,7 @@ impl<'a> Filled<'a> {
             took_us.push(started.elapsed().as_secs_f64() * 1e6);
         }
         let cpu_us = (clock::thread_cpu_us() - cpu) / count as f64;
-        ensure!(self.cache.counts().warm == count as u64, "not every key was opened");
+        ensure!(self.cache.counts(self.now_ms).warm == count as u64, "not every key was opened");
         let p95 = quantile(&took_us, 0.95);
         println!(
             "{:<44} {:>10.1} us p50, {p95:.1} p95, {:.1} p99, {cpu_us:.1} CPU  target p95 <= {REOPEN_P95_MS_MAX} ms: {}",
@@ -161,7 +178,7 @@ impl<'a> Filled<'a> {
         let millions = count as f64 / 1e6;
         for (what, now_ms) in [
             ("a sweep with nothing to erase", self.now_ms),
-            ("a sweep that erases every plain key", self.now_ms + BASELINE.hard_ttl_ms),
+            ("a sweep that erases every plain key", self.now_ms + CEILINGS.key_hard_ttl_ms),
         ] {
             let started = clock::thread_cpu_us();
             self.cache.sweep(now_ms);
@@ -173,7 +190,7 @@ impl<'a> Filled<'a> {
     /// New keys arrive at a full cache, each of which drops an old one.
     fn storm(&self, count: usize) -> Result<()> {
         let room = count / 2;
-        let full = KeyCache::new(BASELINE, room, usize::MAX / 2);
+        let full = cache_of(room);
         let fill = self.arrive(&full, 0, room)?;
         let storm = self.arrive(&full, room, room)?;
         println!(
@@ -196,6 +213,12 @@ impl<'a> Filled<'a> {
     }
 }
 
+/// A cache with the baseline's settings and room for so many keys.
+fn cache_of(keys: usize) -> KeyCache {
+    let settings = Settings { keys: keys as u64, ..settings::baseline(&CEILINGS) };
+    KeyCache::new(settings, CEILINGS)
+}
+
 /// What a signature asks of the cache.
 fn acquire(
     keys: &Keys,
@@ -205,7 +228,7 @@ fn acquire(
     now_ms: u64,
 ) -> Result<()> {
     let name = keys.name(number);
-    let used = cache.acquire(&name, blob, keys.deks(), &keys.opener(), now_ms);
+    let used = cache.ask(&name, blob, Event::Sign, &keys.opener(now_ms));
     used.map(drop).with_context(|| format!("key {number}"))
 }
 

@@ -4,6 +4,7 @@
 
 mod bench;
 mod boot;
+mod cache;
 mod connections;
 mod drain;
 mod hostility;

@@ -40,12 +40,8 @@ impl Keys {
         Ok(Self { deks, signer, dek_secret, scalar, public_key, keyspace })
     }
 
-    pub(super) fn deks(&self) -> &DekTable {
-        &self.deks
-    }
-
-    pub(super) fn opener(&self) -> BlobOpener<'_> {
-        BlobOpener { app: APP, deks: &self.deks, signer: &self.signer }
+    pub(super) fn opener(&self, began_ms: u64) -> BlobOpener<'_> {
+        BlobOpener { app: APP, deks: &self.deks, signer: &self.signer, began_ms }
     }
 
     /// The name of key `number`.
