@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 .PHONY: help demo demo-cluster test test-cluster lint fmt images generate enclave-tools eif image-identity \
-	bench-gate bench-gate-write bench-sign
+	bench-gate bench-gate-write bench-s4 bench-sign
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -33,6 +33,9 @@ bench-sign: ## CPU and system calls of a signature in the enclave, against libse
 	@hack/packages bench
 	@cargo run --quiet --locked --release --package bench -- sign
 	@cargo run --quiet --locked --release --package bench -- system-calls
+
+bench-s4: ## time and memory of keys in the cache
+	@cargo run --quiet --locked --release --package bench -- cache
 
 bench-gate: ## the instructions of a signature are what docs/bench/instructions.json says
 	@hack/packages bench

@@ -1,5 +1,5 @@
 //! The measured enclave as a process of its own: the production code with the development NSM and a
-//! unix socket. It ends when its standard input does.
+//! unix socket. Answers each line on standard input with what it has sampled; ends when that does.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::Args;
 use sigil_enclave::boot::start;
+use sigil_enclave::signer::CHECK_CPU;
 use sigil_enclave_client::EnclaveAddress;
 use sigil_enclave_insecure::nsm::SoftwareNsm;
 use sigil_enclave_insecure::serve::process_parts;
@@ -35,8 +36,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let parts = process_parts(pins, nsm, &address, Some(arguments.workers))?;
     let running = start(parts).context("start the enclave")?;
     println!("ready");
-    // Nothing is sent; the end is the parent's.
-    std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).context("wait for the parent")?;
+    for line in std::io::stdin().lines() {
+        line.context("read from the parent")?;
+        let (signatures, ns) = CHECK_CPU.sampled();
+        println!("{signatures} {ns}");
+    }
     running.stop();
     Ok(())
 }

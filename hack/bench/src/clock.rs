@@ -4,10 +4,24 @@ use anyhow::{Context, Result};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
+/// Readings from which the cost of one is known.
+const READINGS: u32 = 10_000;
+
 /// CPU time of the calling thread so far, in microseconds.
 pub(crate) fn thread_cpu_us() -> f64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
+}
+
+thread_local! {
+    /// What one reading of the clock adds to an interval, in microseconds.
+    pub(crate) static READING_US: f64 = {
+        let started = thread_cpu_us();
+        for _ in 1..READINGS {
+            thread_cpu_us();
+        }
+        (thread_cpu_us() - started) / f64::from(READINGS)
+    };
 }
 
 /// CPU time of a thread of another process, in nanoseconds, as the scheduler counts it.

@@ -1,9 +1,9 @@
 //! The measured enclave as its parent sees it: a child process, perhaps under strace or valgrind.
 
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use sigil_enclave_image::pins::VerifyMode;
@@ -19,9 +19,17 @@ pub(crate) struct Enclave {
     pub(crate) kms: Kms,
     pub(crate) socket: PathBuf,
     child: Child,
-    /// The enclave ends when this is closed.
-    lifeline: Option<ChildStdin>,
+    /// The enclave ends when this is closed, and answers what is written to it.
+    questions: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
     _folder: TempDir,
+}
+
+/// Checks of signatures that an enclave has timed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Checks {
+    pub(crate) signatures: u64,
+    pub(crate) ns: u64,
 }
 
 impl Enclave {
@@ -44,13 +52,26 @@ impl Enclave {
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("start {}", program.display()))?;
-        let lifeline = child.stdin.take();
-        let mut output = BufReader::new(child.stdout.take().context("no standard output")?);
-        let started = Self { kms, socket, child, lifeline, _folder: folder };
-        let mut line = String::new();
-        output.read_line(&mut line).context("read from the enclave")?;
-        ensure!(line.trim_end() == "ready", "the enclave did not start");
+        let questions = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().context("no standard output")?);
+        let mut started = Self { kms, socket, child, questions, answers, _folder: folder };
+        ensure!(started.answer()? == "ready", "the enclave did not start");
         Ok(started)
+    }
+
+    /// What the enclave has sampled of its checks so far.
+    pub(crate) fn checks(&mut self) -> Result<Checks> {
+        let questions = self.questions.as_mut().context("the enclave is stopped")?;
+        writeln!(questions).context("ask the enclave")?;
+        let answer = self.answer()?;
+        let (signatures, ns) = answer.split_once(' ').context("the enclave's answer")?;
+        Ok(Checks { signatures: signatures.parse()?, ns: ns.parse()? })
+    }
+
+    fn answer(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).context("read from the enclave")?;
+        Ok(line.trim_end().to_owned())
     }
 
     /// Process id of the child: that of the wrapper, if the wrapper does not become the enclave.
@@ -73,7 +94,7 @@ impl Enclave {
 
     /// Ends it and waits.
     pub(crate) fn stop(mut self) -> Result<()> {
-        self.lifeline = None;
+        self.questions = None;
         let status = self.child.wait().context("wait for the enclave")?;
         ensure!(status.success(), "the enclave ended with {status}");
         Ok(())
@@ -82,7 +103,7 @@ impl Enclave {
 
 impl Drop for Enclave {
     fn drop(&mut self) {
-        self.lifeline = None;
+        self.questions = None;
         // It has ended already, or is ended now; nobody is left to be told.
         let _ = self.child.kill();
         let _ = self.child.wait();
