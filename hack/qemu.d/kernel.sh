@@ -192,7 +192,7 @@ verify_kernel() (
     kernel_source ""
     compile_kernel "$WORK/a" "$WORK/first"
     rm -rf "$WORK/a"
-    JOBS=$(($(nproc) + 1)) compile_kernel "$WORK/another/folder of/the second build" "$WORK/second"
+    JOBS=$(($(nproc) + 1)) compile_kernel "$WORK/another/folder/of/the/second/build" "$WORK/second"
     sha256sum "$WORK"/{first,second}/bzImage >&2
     cmp "$WORK/first/bzImage" "$WORK/second/bzImage" || fail "two builds of the kernel differ"
     cmp "$WORK/first/config" "$WORK/second/config" || fail "two configurations of the kernel differ"
