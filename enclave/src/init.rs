@@ -34,13 +34,12 @@ pub fn prepare() -> io::Result<()> {
         mount_on(kind, target)?;
     }
     // A machine without a console runs all the same, and says nothing.
-    if let Ok(console) =
-        rustix::fs::open("/dev/console", OFlags::RDWR | OFlags::NOCTTY, Mode::empty())
-    {
-        dup2_stdin(&console)?;
-        dup2_stdout(&console)?;
-        dup2_stderr(&console)?;
-    }
+    let open = |path| rustix::fs::open(path, OFlags::RDWR | OFlags::NOCTTY, Mode::empty());
+    let console = open("/dev/console").or_else(|_| open("/dev/null"));
+    let console = console.map_err(|error| said("/dev/null", &error.into()))?;
+    dup2_stdin(&console)?;
+    dup2_stdout(&console)?;
+    dup2_stderr(&console)?;
     let files = Rlimit { current: Some(FILES_MAX), maximum: Some(FILES_MAX) };
     setrlimit(Resource::Nofile, files).map_err(|error| said("limit open files", &error.into()))
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use sigil_enclave::boot::{Parts, abort_on_panic, forbid_core_dumps, start};
+use sigil_enclave::clock::boot_ms;
 use sigil_enclave::init;
 use sigil_enclave::nsm::device::NsmDevice;
 use sigil_enclave::rng::RngSource;
@@ -34,7 +35,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         workers: None,
         heartbeat: true,
     })?;
-    eprintln!("sigil-enclave: listening");
+    eprintln!("sigil-enclave: listening, {} ms after the kernel's start", boot_ms());
     running.wait();
     Err("the control thread ended".into())
 }

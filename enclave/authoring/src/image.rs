@@ -163,9 +163,14 @@ fn program(eif: &Eif<'_>) -> Result<Program, EifError> {
         .map_err(|error| EifError::new("metadata", format!("not an image of Sigil: {error}")))
 }
 
-/// Init makes the folders that it mounts on: there is nothing to hold but itself.
+/// Init makes the folders that it mounts on. The empty file is what its runtime opens, before any
+/// code of ours, where the kernel has no console to give it, as in an enclave that is not in debug
+/// mode: without one it would end there. `/dev` itself is part of every kernel's own ramdisk.
 fn code_ramdisk(enclave: &[u8]) -> Result<Vec<u8>, EifError> {
-    cpio::write(&[Entry { name: "init", mode: cpio::EXECUTABLE, data: enclave }])
+    cpio::write(&[
+        Entry { name: "dev/null", mode: cpio::DATA, data: &[] },
+        Entry { name: "init", mode: cpio::EXECUTABLE, data: enclave },
+    ])
 }
 
 fn metadata(kernel: &[u8], program: Program) -> Result<Vec<u8>, EifError> {

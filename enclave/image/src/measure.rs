@@ -34,6 +34,15 @@ pub fn extend(parts: &[&[u8]]) -> Pcr {
     to_pcr(register.finish().as_ref())
 }
 
+/// PCR3 of an enclave whose parent instance has the role of this ARN: `SHA-384(48 zero bytes | ARN)`,
+/// without a digest of its own, unlike the registers of an image.
+pub fn parent_role(arn: &str) -> Pcr {
+    let mut register = Context::new(&SHA384);
+    register.update(&[0; 48]);
+    register.update(arn.as_bytes());
+    to_pcr(register.finish().as_ref())
+}
+
 /// PCR0, PCR1 and PCR2 of an enclave image file: PCR1 is code alone, PCR2 what was added to it.
 pub fn eif(kernel: &[u8], command_line: &[u8], ramdisks: &[&[u8]]) -> [Pcr; 3] {
     let (first, others) = ramdisks.split_at(ramdisks.len().min(1));
@@ -47,7 +56,7 @@ pub fn process(executable: &[u8], pins: &[u8]) -> ProcessPcrs {
         pcr0: extend(&[executable, pins]),
         pcr1: extend(&[executable]),
         pcr2: extend(&[pins]),
-        pcr3: extend(&[TEST_ROLE_ARN.as_bytes()]),
+        pcr3: parent_role(TEST_ROLE_ARN),
     }
 }
 
@@ -69,6 +78,15 @@ mod tests {
     /// Computed with `(head -c48 /dev/zero; printf abc | openssl dgst -sha384 -binary) | openssl
     /// dgst -sha384`.
     const EXTENDED_ABC: &str = "93732e3733514a841c982cfa75ea76ab55fe011acb9cd980ef4523913c65be1b0998e04d77f8c174f81a82151619ca40";
+
+    /// The example of AWS's guide to Nitro Enclaves, "PCR3".
+    const PCR3_OF_WEBSERVER: &str = "78fce75db17cd4e0a3fb8dad3ad128ca5e77edbb2b2c7f75329dccd99aa5f6ef4fc1f1a452e315b9e98f9e312e6921e6";
+
+    #[test]
+    fn the_parents_role_is_measured_as_aws_says() {
+        let pcr3 = parent_role("arn:aws:iam::123456789012:role/Webserver");
+        assert_eq!(const_hex::encode(pcr3), PCR3_OF_WEBSERVER);
+    }
 
     #[test]
     fn the_rule_matches_openssl() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use sigil_enclave::boot::{Parts, abort_on_panic, forbid_core_dumps, start};
+use sigil_enclave::clock::boot_ms;
 use sigil_enclave::init;
 use sigil_enclave::nsm::device::NsmDevice;
 use sigil_enclave::rng::RngSource;
@@ -41,7 +42,7 @@ pub fn run() -> anyhow::Result<()> {
         heartbeat: true,
     })
     .context("start the enclave")?;
-    eprintln!("sigil-enclave-insecure: boot {} listens on vsock", running.boot_id);
+    eprintln!("sigil-enclave-insecure: listening, {} ms after the kernel's start", boot_ms());
     running.wait();
     anyhow::bail!("the control thread ended")
 }

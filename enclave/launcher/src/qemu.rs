@@ -5,11 +5,13 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::time::Duration;
 
 use sigil_enclave_client::EnclaveAddress;
 use sigil_enclave_protocol::bounds::{ENCLAVE_PORT, HEARTBEAT_PORT};
 use tokio::process::Command;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
@@ -27,8 +29,9 @@ const SOCKET_TIME_MAX: Duration = Duration::from_secs(5);
 const SOCKET_PERIOD: Duration = Duration::from_millis(5);
 /// Bytes of the console that are repeated in the log when a boot ends.
 const CONSOLE_TAIL_BYTES: u64 = 2_048;
-/// So that the machine ends with its first process. Not measured.
-const APPEND: &str = "panic=-1 reboot=t";
+/// So that the machine ends with its first process, and that the kernel believes in a timer which a
+/// busy host serves late. Not measured.
+const APPEND: &str = "panic=-1 reboot=t no_timer_check";
 
 /// What to run and where.
 #[derive(Clone, Debug, clap::Args)]
@@ -82,7 +85,26 @@ pub struct Machine {
     qemu: Process,
     console: PathBuf,
     heartbeat: JoinHandle<()>,
+    listens: watch::Receiver<bool>,
     bridge: Option<JoinHandle<()>>,
+}
+
+impl Machine {
+    /// QEMU's process id, as long as it has not been seen to end.
+    pub fn qemu_pid(&self) -> Option<i32> {
+        self.qemu.pid()
+    }
+
+    /// Waits for the enclave's heartbeat. `vhost-device-vsock` loses its way when it is asked often
+    /// for connections to a guest that has no driver yet.
+    pub fn listens(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut listens = self.listens.clone();
+        async move {
+            if listens.wait_for(|listens| *listens).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
 }
 
 impl Settings {
@@ -173,9 +195,10 @@ impl Launch for Settings {
         }
         let program = LauncherError::program("--qemu", &self.qemu);
         let qemu = Process::start(self.qemu_command()).map_err(program)?;
-        let heartbeat = tokio::spawn(heartbeat::answer(heartbeat));
+        let (says, listens) = watch::channel(false);
+        let heartbeat = tokio::spawn(heartbeat::answer(heartbeat, says));
         let bridge = bridge.map(|listener| tokio::spawn(bridge::serve(listener, self.address())));
-        Ok(Machine { vsock, qemu, console: self.console(), heartbeat, bridge })
+        Ok(Machine { vsock, qemu, console: self.console(), heartbeat, listens, bridge })
     }
 }
 
@@ -198,6 +221,10 @@ async fn appears(socket: &Path, process: &mut Process) -> io::Result<()> {
 impl Boot for Machine {
     fn listener(&self) -> Option<i32> {
         self.vsock.pid()
+    }
+
+    fn listening(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(self.listens())
     }
 
     async fn ended(&mut self) -> String {

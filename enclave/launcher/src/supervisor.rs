@@ -58,6 +58,11 @@ pub trait Boot: Send {
     /// Id of the process that listens at the address.
     fn listener(&self) -> Option<i32>;
 
+    /// Ends when it may be asked for a connection.
+    fn listening(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// Waits until it has ended and says how.
     fn ended(&mut self) -> impl Future<Output = String> + Send;
 
@@ -96,8 +101,8 @@ impl LauncherError {
 /// Why a boot did not come to be claimed by us.
 #[derive(Debug, thiserror::Error)]
 enum ClaimError {
-    #[error("did not listen and answer within {0:?}")]
-    NotListening(Duration),
+    #[error("did not listen and answer in time")]
+    NotListening,
     #[error("another process listens at its address")]
     AnotherProcess,
     #[error("claimed by somebody else before us")]
@@ -157,8 +162,15 @@ async fn keep<L: Launch>(
 /// One boot: claimed, handed over, until its end. Every return means: replace it.
 async fn live<L: Launch>(launch: &L, current: &watch::Sender<Current>, boot: &mut L::Boot) {
     let (address, pid) = (launch.address(), boot.listener());
+    let listening = boot.listening();
+    let claimed = async {
+        listening.await;
+        claim_boot(&address, pid).await
+    };
     let claimed = tokio::select! {
-        claimed = claim_boot(&address, pid, launch.listen_time_max()) => claimed,
+        claimed = timeout(launch.listen_time_max(), claimed) => {
+            claimed.unwrap_or(Err(ClaimError::NotListening))
+        }
         status = boot.ended() => {
             tracing::error!(%status, "enclave ended before it was claimed");
             return;
@@ -181,21 +193,16 @@ async fn live<L: Launch>(launch: &L, current: &watch::Sender<Current>, boot: &mu
 async fn claim_boot(
     address: &EnclaveAddress,
     pid: Option<i32>,
-    time_max: Duration,
 ) -> Result<(BootId, ClaimToken), ClaimError> {
-    let attempts = async {
-        loop {
-            if let Ok(stream) = socket::connect(address) {
-                match claim_over(stream, address, pid).await {
-                    Err(ClaimError::Handshake(HandshakeError::Io(_))) => {}
-                    result => return result,
-                }
+    loop {
+        if let Ok(stream) = socket::connect(address) {
+            match claim_over(stream, address, pid).await {
+                Err(ClaimError::Handshake(HandshakeError::Io(_))) => {}
+                result => return result,
             }
-            sleep(LISTEN_PERIOD).await;
         }
-    };
-    let claimed = timeout(time_max, attempts).await;
-    claimed.unwrap_or(Err(ClaimError::NotListening(time_max)))
+        sleep(LISTEN_PERIOD).await;
+    }
 }
 
 /// Whoever else listens at that address is not claimed: its boot would be handed over in place of

@@ -176,6 +176,20 @@ impl TestKms {
         blob::wrap(key.id, &key.material, context, plaintext).map_err(|_| TestKmsError::Blob)
     }
 
+    /// The plaintext of a `CiphertextBlob`, as the KMS itself knows it: for tests that look for it
+    /// where it should not be.
+    ///
+    /// # Errors
+    /// No key of this ARN, or the blob is not its under this context.
+    pub fn plaintext_of(
+        &self,
+        key_arn: &str,
+        context: &BTreeMap<String, String>,
+        blob: &[u8],
+    ) -> Result<Vec<u8>, TestKmsError> {
+        blob::unwrap(&self.key(key_arn)?.material, context, blob).map_err(|_| TestKmsError::Blob)
+    }
+
     fn key(&self, arn: &str) -> Result<Key, TestKmsError> {
         self.store.keys().into_iter().find(|key| key.arn == arn).ok_or(TestKmsError::NoKey)
     }

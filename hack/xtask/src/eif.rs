@@ -17,8 +17,9 @@ use crate::images::insecure_marker;
 use crate::repo;
 use build::Folders;
 
-/// What the ramdisk of a base image holds: no shell, no package manager, nothing but the enclave.
-const ENTRIES: [&str; 1] = ["init"];
+/// What the ramdisk of a base image holds: no shell, no package manager, nothing but the enclave and
+/// the empty file that it starts with where there is no console.
+const ENTRIES: [&str; 2] = ["dev/null", "init"];
 /// Bytes of an image beside its kernel.
 const BYTES_BESIDE_KERNEL_MAX: usize = 8 << 20;
 
@@ -141,7 +142,7 @@ mod tests {
         let marked = b"\x7fELF SIGIL-INSECURE-DO-NOT-USE".as_slice();
         let plain = b"\x7fELF".as_slice();
         let base = assemble(b"kernel", plain, Program::Production).unwrap();
-        assert_eq!(entries(&base).unwrap(), ["init"]);
+        assert_eq!(entries(&base).unwrap(), ENTRIES);
         assert!(assemble(b"kernel", marked, Program::Insecure).is_ok());
         let error = assemble(b"kernel", marked, Program::Production).unwrap_err();
         assert!(error.to_string().contains("SIGIL-INSECURE-DO-NOT-USE"), "{error}");

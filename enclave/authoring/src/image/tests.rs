@@ -38,7 +38,10 @@ fn the_base_image_holds_the_enclave_and_nothing_else() {
     let base = base_image();
     let eif = parse(&base).unwrap();
     assert_eq!(eif.ramdisks.len(), 1);
-    let expected = [Entry { name: "init", mode: cpio::EXECUTABLE, data: b"\x7fELF" }];
+    let expected = [
+        Entry { name: "dev/null", mode: cpio::DATA, data: b"" },
+        Entry { name: "init", mode: cpio::EXECUTABLE, data: b"\x7fELF" },
+    ];
     assert_eq!(cpio::read(eif.ramdisks[0]).unwrap(), expected);
     assert_eq!((eif.kernel, eif.command_line), (KERNEL, COMMAND_LINE));
     assert_eq!(base, base_image(), "repeatable");

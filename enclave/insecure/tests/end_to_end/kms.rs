@@ -75,14 +75,14 @@ impl Kms {
 
     /// What somebody has who once held `kms:Encrypt`: a DEK of their choice, rightly wrapped.
     pub(crate) fn wrap_known_dek(&self, dek_id: &[u8], keyspace: &str, dek: &[u8; 32]) -> Vec<u8> {
-        let context = [
-            ("app", "sigil-test".to_owned()),
-            ("dek_id", const_hex::encode(dek_id)),
-            ("keyspace", keyspace.to_owned()),
-        ];
-        let context: BTreeMap<_, _> =
-            context.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let context = context(dek_id, keyspace);
         self.inner.encrypt_as_attacker(self.key_arn(), &context, dek).unwrap()
+    }
+
+    /// A wrapped DEK's plaintext, as the KMS knows it.
+    #[allow(dead_code, reason = "only the tests of a machine look for a DEK in its memory")]
+    pub(crate) fn unwrap_dek(&self, dek_id: &[u8], keyspace: &str, wrapped: &[u8]) -> Vec<u8> {
+        self.inner.plaintext_of(self.key_arn(), &context(dek_id, keyspace), wrapped).unwrap()
     }
 
     /// Copies bytes between a tunnel and the server until both ends are done.
@@ -94,4 +94,13 @@ impl Kms {
             let _ = tokio::io::copy_bidirectional(&mut tunnel, &mut kms).await;
         })
     }
+}
+
+fn context(dek_id: &[u8], keyspace: &str) -> BTreeMap<String, String> {
+    let context = [
+        ("app", "sigil-test".to_owned()),
+        ("dek_id", const_hex::encode(dek_id)),
+        ("keyspace", keyspace.to_owned()),
+    ];
+    context.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }

@@ -32,7 +32,7 @@ pub(crate) type Client = EnclaveClient<Http2>;
 
 /// One HTTP/2 connection as tonic wants it.
 #[derive(Clone)]
-pub(crate) struct Http2(SendRequest<Body>);
+pub(crate) struct Http2(pub(crate) SendRequest<Body>);
 
 impl tower::Service<http::Request<Body>> for Http2 {
     type Response = http::Response<Incoming>;
@@ -70,11 +70,7 @@ impl<'a> Sidecar<'a> {
     ) -> Result<Client, HandshakeError> {
         let mut stream = bench.connect().await;
         connect(&mut stream, Purpose::Rpc, token).await?;
-        let (sender, connection) =
-            handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        let origin = http::Uri::from_static("http://enclave");
-        Ok(EnclaveClient::with_origin(Http2(sender), origin))
+        Ok(client_over(stream).await)
     }
 
     pub(crate) async fn tunnel(&self, id: &[u8]) -> Result<UnixStream, HandshakeError> {
@@ -145,6 +141,13 @@ impl<'a> Sidecar<'a> {
     pub(crate) async fn sign(&mut self, item: SignItem) -> SignResult {
         self.sign_batch(vec![item]).await.results.remove(0)
     }
+}
+
+/// Calls over an accepted connection.
+pub(crate) async fn client_over(stream: UnixStream) -> Client {
+    let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    EnclaveClient::with_origin(Http2(sender), http::Uri::from_static("http://enclave"))
 }
 
 pub(crate) fn item(keyspace: &str, key_id: u8, digest: &[u8], blob: &[u8]) -> SignItem {

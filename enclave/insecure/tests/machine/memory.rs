@@ -1,0 +1,213 @@
+//! The guest's whole memory, read from outside while it runs: how often a secret that we know stands
+//! in it, in any form that the code could leave behind.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use memchr::memmem::Finder;
+use sigil_enclave::seal;
+use sigil_enclave::secret::Secret32;
+use sigil_enclave_image::pins::Ceilings;
+use sigil_enclave_protocol::v1::{
+    CreateReply, DekRow, ErrorCode, ForgetRequest, SignItem, StateReply, StateRequest,
+};
+use tokio::time::Instant;
+
+use crate::bench::{Bench, PATIENCE, Setup};
+use crate::life::{activate, assert_signed};
+use crate::sidecar::{Sidecar, item};
+
+/// Bytes that are read at once.
+const CHUNK_BYTES: usize = 1 << 20;
+/// Half a secret: what is left of a copy that was overwritten in part.
+const HALF_BYTES: usize = 16;
+/// Openings of a sealed key before the memory is looked at again, in full batches.
+const OPENINGS: u32 = 313 * ITEMS;
+const ITEMS: u32 = 32;
+
+/// A secret, and what stands for it in memory: as it is, in the byte order of libsecp256k1's limbs,
+/// and as the two key blocks of an HMAC (RFC 2104). Each in two halves.
+struct Needles(Vec<Finder<'static>>);
+
+impl Needles {
+    fn of(secret: &[u8; 32]) -> Self {
+        assert!(secret.iter().any(|byte| *byte != 0));
+        let mut reversed = *secret;
+        reversed.reverse();
+        let forms =
+            [*secret, reversed, secret.map(|byte| byte ^ 0x36), secret.map(|byte| byte ^ 0x5c)];
+        let halves = forms.iter().flat_map(|form| form.chunks(HALF_BYTES));
+        Self(halves.map(|half| Finder::new(half).into_owned()).collect())
+    }
+
+    /// Copies in the guest's memory. A part of one counts as one.
+    fn count(&self, memory: &File) -> usize {
+        let length = memory.metadata().unwrap().len();
+        assert!(length >= 64 << 20, "the memory of a guest, not {length} bytes");
+        let mut found = vec![0; self.0.len()];
+        let mut bytes = vec![0; CHUNK_BYTES + HALF_BYTES - 1];
+        for at in (0..length).step_by(CHUNK_BYTES) {
+            let count = memory.read_at(&mut bytes, at).unwrap();
+            for (found, finder) in found.iter_mut().zip(&self.0) {
+                // What begins in the overlap is counted with the next chunk.
+                let here = finder.find_iter(&bytes[..count]).filter(|at| *at < CHUNK_BYTES);
+                *found += here.count();
+            }
+        }
+        found.chunks(2).map(|halves| halves.iter().max().unwrap()).sum()
+    }
+}
+
+/// The guest's memory is a file in QEMU, which the user who started it may read.
+fn memory_of(bench: &Bench) -> File {
+    let files = format!("/proc/{}/fd", bench.machine.qemu_pid().unwrap());
+    let named = |path: &PathBuf| {
+        let target = std::fs::read_link(path).unwrap_or_default();
+        target.to_string_lossy().starts_with("/memfd:memory-backend-memfd")
+    };
+    let mut paths = std::fs::read_dir(files).unwrap().map(|entry| entry.unwrap().path());
+    File::open(paths.find(named).expect("QEMU keeps the guest's memory in a memfd")).unwrap()
+}
+
+/// What is looked for in one machine, with a line of the table for each look.
+struct Scan {
+    memory: File,
+    dek: Needles,
+    scalar: Option<Needles>,
+}
+
+impl Scan {
+    fn new(bench: &Bench, row: &DekRow) -> Self {
+        let dek = Needles::of(&plain_dek(bench, row));
+        Self { memory: memory_of(bench), dek, scalar: None }
+    }
+
+    /// Looks, says what it sees, and compares it with what is stated: copies of the scalar, and of
+    /// the DEK.
+    fn expect(&self, state: &str, scalars: usize, deks: usize) {
+        let (scalar, dek) = self.look();
+        println!("memory | {state:<52} | {scalar:>6} | {dek:>3} |");
+        assert_eq!((scalar, dek), (scalars, deks), "{state}: copies of scalar and DEK");
+    }
+
+    /// As [`Scan::expect`] for what the enclave erases in its next sweep, a second later.
+    fn expect_soon(&self, state: &str, scalars: usize, deks: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.look() != (scalars, deks) && Instant::now() < deadline {}
+        self.expect(state, scalars, deks);
+    }
+
+    fn look(&self) -> (usize, usize) {
+        let scalar = self.scalar.as_ref().map_or(0, |scalar| scalar.count(&self.memory));
+        (scalar, self.dek.count(&self.memory))
+    }
+}
+
+/// What the KMS wrapped. It is the KMS's to know.
+fn plain_dek(bench: &Bench, row: &DekRow) -> [u8; 32] {
+    bench.kms.unwrap_dek(&row.dek_id, &row.keyspace, &row.wrapped_dek).try_into().unwrap()
+}
+
+/// The private key in a blob, opened here by the production code.
+fn plain_scalar(bench: &Bench, row: &DekRow, created: &CreateReply) -> [u8; 32] {
+    let dek = Secret32::copy_from(&plain_dek(bench, row)).unwrap();
+    let opened = seal::parse(&created.blob).unwrap().open(&dek).unwrap();
+    *opened.expose_secret()
+}
+
+async fn state(sidecar: &mut Sidecar<'_>) -> StateReply {
+    sidecar.client.state(StateRequest {}).await.unwrap().into_inner()
+}
+
+/// Asks the enclave for its state until it is as wanted.
+async fn until(sidecar: &mut Sidecar<'_>, what: &str, wanted: impl Fn(&StateReply) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let state = state(sidecar).await;
+        if wanted(&state) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not {what}: {state:?}");
+    }
+}
+
+async fn forget(sidecar: &mut Sidecar<'_>, key_id: u8) {
+    let key_id = vec![key_id; 16].into();
+    let request = ForgetRequest { keyspace: "default".into(), key_id };
+    let reply = sidecar.client.forget(request).await.unwrap().into_inner();
+    assert!(reply.error() == ErrorCode::Ok && reply.was_cached);
+}
+
+#[tokio::test]
+async fn a_forgotten_key_is_nowhere() {
+    let bench = Bench::boot().await;
+    let mut sidecar = Sidecar::claim(&bench).await;
+    let row = sidecar.generate("default").await;
+    let mut scan = Scan::new(&bench, &row);
+    scan.expect("DEK generated, and not installed", 0, 0);
+    let unlocked = sidecar.unlock(&row).await;
+    assert_eq!(unlocked.error(), ErrorCode::Ok);
+    scan.expect("DEK installed", 0, 1);
+    let created = sidecar.create("default", 1).await;
+    scan.scalar = Some(Needles::of(&plain_scalar(&bench, &row, &created)));
+    scan.expect("key created and sealed, not activated", 0, 1);
+    activate(&mut sidecar, 1, &created).await;
+    scan.expect("WARM", 1, 1);
+    for tag in 0..100_u8 {
+        let signed = sidecar.sign(item("default", 1, &[tag; 32], b"")).await;
+        assert_signed(&signed, &created.public_key, &[tag; 32]);
+    }
+    scan.expect("WARM, after 100 signatures", 1, 1);
+    forget(&mut sidecar, 1).await;
+    scan.expect("forgotten", 0, 1);
+}
+
+/// A key that is spent by one signature is opened for each. What thousands of openings leave on
+/// stacks and in freed memory would add up.
+#[tokio::test]
+async fn ten_thousand_openings_leave_nothing() {
+    let ceilings = Ceilings { key_uses: 1, ..Ceilings::default() };
+    let bench = Bench::boot_with(&Setup { ceilings, ..Setup::default() }).await;
+    let mut sidecar = Sidecar::claim(&bench).await;
+    let row = sidecar.seal_with_new_dek("default").await;
+    let created = sidecar.create("default", 1).await;
+    let mut scan = Scan::new(&bench, &row);
+    scan.scalar = Some(Needles::of(&plain_scalar(&bench, &row, &created)));
+    activate(&mut sidecar, 1, &created).await;
+    let mut opened = 0;
+    while opened < OPENINGS {
+        let items = (0..ITEMS).map(|tag| SignItem { tag, ..item("default", 1, &[7; 32], b"") });
+        for result in sidecar.sign_batch(items.collect()).await.results {
+            assert_eq!(result.error(), ErrorCode::Ok);
+            opened += 1;
+        }
+    }
+    until(&mut sidecar, "spent", |state| state.keys_warm == 0).await;
+    scan.expect_soon("COOL, after 10,016 openings", 0, 1);
+    forget(&mut sidecar, 1).await;
+    scan.expect("forgotten, after 10,016 openings", 0, 1);
+}
+
+#[tokio::test]
+async fn what_expires_is_nowhere() {
+    let ceilings = Ceilings {
+        key_soft_s: 1,
+        key_hard_s: 8,
+        dek_soft_s: 20,
+        dek_hard_s: 40,
+        ..Ceilings::default()
+    };
+    let bench = Bench::boot_with(&Setup { ceilings, ..Setup::default() }).await;
+    let mut sidecar = Sidecar::claim(&bench).await;
+    let row = sidecar.seal_with_new_dek("default").await;
+    let created = sidecar.create("default", 1).await;
+    let mut scan = Scan::new(&bench, &row);
+    scan.scalar = Some(Needles::of(&plain_scalar(&bench, &row, &created)));
+    activate(&mut sidecar, 1, &created).await;
+    scan.expect("WARM, limits of 8 s and 40 s", 1, 1);
+    until(&mut sidecar, "COOL", |state| state.keys_warm == 0).await;
+    scan.expect_soon("COOL: the key's hard limit is over", 0, 1);
+    until(&mut sidecar, "without DEKs", |state| state.deks.is_empty()).await;
+    scan.expect_soon("INVALID: the DEK's hard limit is over", 0, 0);
+}
