@@ -8,7 +8,7 @@ use std::time::Duration;
 use sigil_attestation::{PcrAllowList, TrustRoot, UserData, verify_live};
 use sigil_enclave_client::handoff::Handoff;
 use sigil_enclave_protocol::bounds::ATTEST_NONCE_BYTES;
-use sigil_enclave_protocol::v1::{AttestRequest, ErrorCode, HealthRequest};
+use sigil_enclave_protocol::v1::{AttestRequest, ErrorCode, HealthRequest, StatsRequest};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -125,6 +125,7 @@ impl Attester {
         self.boots.send_replace(None);
         self.status.enclave_gone();
         self.metrics.rng_unknown();
+        self.metrics.enclave.gone();
     }
 
     async fn keep(&self, handoff: &Handoff) {
@@ -202,6 +203,10 @@ impl Attester {
             enclave_ok(reply.error)?;
             self.metrics.rng_source(&reply.rng_current);
             self.status.update(|status| status.rng_current = Some(reply.rng_current));
+            // An enclave of the release before does not count; that is no failure of its health.
+            if let Ok(said) = session.client.stats(StatsRequest {}).await {
+                self.metrics.enclave.observed(said.into_inner());
+            }
             Ok(())
         };
         timeout(ATTEST_TIME_MAX, work).await.unwrap_or(Err(AttestError::Timeout))

@@ -12,6 +12,10 @@ use prometheus_client::registry::Registry;
 
 use crate::status::KmsErrorClass;
 
+pub(crate) mod enclave;
+
+use enclave::EnclaveMetrics;
+
 type Label1 = [(&'static str, &'static str); 1];
 type Label2 = [(&'static str, &'static str); 2];
 type ByKeyspace = Family<Vec<(&'static str, String)>, Counter>;
@@ -91,6 +95,8 @@ pub(crate) struct Metrics {
     pub(crate) boundary_crossings: Counter,
     /// Digests of one message.
     pub(crate) batch_size: Histogram,
+    /// What the enclave counts itself.
+    pub(crate) enclave: EnclaveMetrics,
 }
 
 // === impl Method ===
@@ -159,6 +165,7 @@ impl Metrics {
             breaker_state: Family::default(),
             boundary_crossings: Counter::default(),
             batch_size: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 24.0, 32.0]),
+            enclave: EnclaveMetrics::default(),
         };
         metrics.register(latency, create_latency);
         metrics
@@ -204,6 +211,7 @@ impl Metrics {
         let help = "0 admitting, 1 probing, 2 shut";
         r.register("circuit_breaker_state", help, self.breaker_state.clone());
         r.register("batch_size_hist", "Digests of one message", self.batch_size.clone());
+        r.register_collector(Box::new(self.enclave.clone()));
     }
 
     /// Counts one answered request.
