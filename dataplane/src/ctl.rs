@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+mod checks;
 mod client;
 mod create;
 mod pin_image;

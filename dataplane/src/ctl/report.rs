@@ -10,31 +10,6 @@ use sigil_attestation::{Document, TrustRoot, UserData};
 
 use crate::store::sha256;
 
-/// The checks of every document, in the order of AWS' process: form, chain, signature.
-pub(super) const DOCUMENT_CHECKS: [&str; 21] = [
-    "size",
-    "cose",
-    "algorithm",
-    "unprotected-header",
-    "signature-length",
-    "trailing-bytes",
-    "payload",
-    "duplicate-key",
-    "unknown-key",
-    "missing-key",
-    "bounds",
-    "digest",
-    "nitro-tpm",
-    "root",
-    "not-before",
-    "not-after",
-    "chain",
-    "chain-order",
-    "key-usage",
-    "leaf-key",
-    "signature",
-];
-
 /// Which check failed, and how.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refused {
@@ -138,7 +113,7 @@ impl NotVerified {
 
 impl RootReport {
     pub(super) fn new(root: &TrustRoot) -> Self {
-        Self { sha256: const_hex::encode(root.sha256()), aws: root.is_aws() }
+        Self { sha256: hash(root.der()), aws: root.is_aws() }
     }
 }
 

@@ -14,10 +14,9 @@ use sigil_attestation::{
 };
 use sigil_image_authoring::measurements::Measurements;
 
+use super::checks::{DOCUMENT_CHECKS, of_verification};
 pub(super) use super::report::print;
-use super::report::{
-    DOCUMENT_CHECKS, DocumentReport, NotVerified, Refused, RootReport, finish, rfc3339,
-};
+use super::report::{DocumentReport, NotVerified, Refused, RootReport, finish, rfc3339};
 
 /// Bytes of any file read here: a document, a certificate, measurements, an answer in JSON.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -103,7 +102,7 @@ fn check(args: &Args, bytes: &[u8]) -> Result<Report, Refused> {
     let mut checks = DOCUMENT_CHECKS.to_vec();
     if !args.allow_debug {
         checks.push("debug");
-        if checked.debug {
+        if checked.document.is_debug() {
             return Err(VerifyError::Debug.into());
         }
     }
@@ -137,19 +136,22 @@ fn check_age(timestamp_ms: u64, now_ms: u64, seconds_max: u32) -> Result<(), Ver
 
 impl Report {
     fn new(checked: &Checked, root: &TrustRoot, checks: Vec<&'static str>) -> Self {
+        let Checked { document, chain_time_ms } = checked;
+        let debug = document.is_debug();
         Self {
             verified: true,
-            trusted: checked.root_is_aws && !checked.debug,
+            trusted: root.is_aws() && !debug,
             checks,
             root: RootReport::new(root),
             chain: ChainReport {
-                certificates: checked.chain_certificates,
-                valid_at_ms: checked.chain_time_ms,
-                valid_at: rfc3339(checked.chain_time_ms),
+                // The bundle is the path and nothing else.
+                certificates: document.cabundle.len() + 1,
+                valid_at_ms: *chain_time_ms,
+                valid_at: rfc3339(*chain_time_ms),
             },
             signature: "ES384",
-            debug: checked.debug,
-            document: DocumentReport::new(&checked.document),
+            debug,
+            document: DocumentReport::new(document),
         }
     }
 }
@@ -236,7 +238,7 @@ impl FromStr for Hex {
 
 impl From<VerifyError> for Refused {
     fn from(error: VerifyError) -> Self {
-        Self::new(error.name(), error.to_string())
+        Self::new(of_verification(error), error.to_string())
     }
 }
 

@@ -16,9 +16,8 @@ use sigil_attestation::{
 use sigil_enclave_protocol::KeyId;
 use sigil_image_authoring::measurements::Measurements;
 
-use super::report::{
-    DOCUMENT_CHECKS, DocumentReport, NotVerified, Refused, RootReport, finish, rfc3339,
-};
+use super::checks::{DOCUMENT_CHECKS, of_statement};
+use super::report::{DocumentReport, NotVerified, Refused, RootReport, finish, rfc3339};
 use super::verify_attestation::{Hex, load_measurements, load_root, read};
 use crate::store::sha256;
 
@@ -142,7 +141,7 @@ fn check(args: &Args) -> Checked<Report> {
     let images = Images::load(&args.measurements)?;
     let signed = signed_statement(&json)?;
     let (statement, document) = verify_statement(&signed, &root, &images.allow)
-        .map_err(|error| Refused::new(error.name(), error.to_string()))?;
+        .map_err(|error| Refused::new(of_statement(error), error.to_string()))?;
     let mut checks = Checks::of_statement();
     if let Some((key_id, keyspace, public_key)) = &created {
         checks.same("kind", statement.kind == StatementKind::Birth)?;

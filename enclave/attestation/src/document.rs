@@ -142,24 +142,3 @@ impl FromIterator<(u8, Pcr)> for Pcrs {
         Self(registers.into_iter().collect())
     }
 }
-
-impl DocumentError {
-    /// Which check failed: a stable name, for machines. `docs/formats.md` lists them.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::TooLarge => "size",
-            Self::Cose => "cose",
-            Self::Algorithm => "algorithm",
-            Self::Unprotected => "unprotected-header",
-            Self::SignatureLength => "signature-length",
-            Self::TrailingBytes => "trailing-bytes",
-            Self::Malformed(_) => "payload",
-            Self::Duplicate(_) => "duplicate-key",
-            Self::UnknownKey => "unknown-key",
-            Self::Missing(_) => "missing-key",
-            Self::OutOfBounds(_) => "bounds",
-            Self::Digest => "digest",
-            Self::NitroTpm => "nitro-tpm",
-        }
-    }
-}

@@ -221,18 +221,3 @@ pub fn verify_statement(
     }
     Ok((statement, document))
 }
-
-impl StatementError {
-    /// Which check failed: a stable name, for machines. `docs/formats.md` lists them.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Malformed => "statement",
-            Self::Document(error) => error.name(),
-            Self::NotAllowed => "measurements",
-            Self::NotStatementKey => "statement-key",
-            Self::Signature => "statement-signature",
-            Self::Window => "statement-time",
-            Self::Contradiction => "statement-origin",
-        }
-    }
-}

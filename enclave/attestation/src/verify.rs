@@ -7,7 +7,6 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use minicbor::Encoder;
 use rustls_pki_types::pem::PemObject;
@@ -99,21 +98,13 @@ pub enum VerifyError {
     Nonce,
 }
 
-/// A verified document and what was checked on the way.
+/// A verified document, of an enclave that may be in debug mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
     /// The document.
     pub document: Document,
     /// At which time the chain was valid, milliseconds since 1970.
     pub chain_time_ms: u64,
-    /// Certificates from the leaf to the root, both counted.
-    pub chain_certificates: usize,
-    /// SHA-256 of the root's DER.
-    pub root_sha256: [u8; 32],
-    /// True if the root is AWS's.
-    pub root_is_aws: bool,
-    /// True for an enclave in debug mode.
-    pub debug: bool,
 }
 
 impl TrustRoot {
@@ -156,11 +147,6 @@ impl TrustRoot {
     pub fn der(&self) -> &[u8] {
         &self.certificate
     }
-
-    /// SHA-256 of the certificate, the fingerprint that is published.
-    pub fn sha256(&self) -> [u8; 32] {
-        sha256(&self.certificate)
-    }
 }
 
 /// Verifies a document.
@@ -168,8 +154,8 @@ impl TrustRoot {
 /// # Errors
 /// See [`VerifyError`].
 pub fn verify(bytes: &[u8], root: &TrustRoot, time: VerifyTime) -> Result<Document, VerifyError> {
-    let checked = check_allowing_debug(bytes, root, time)?;
-    if checked.debug { Err(VerifyError::Debug) } else { Ok(checked.document) }
+    let Checked { document, .. } = check_allowing_debug(bytes, root, time)?;
+    if document.is_debug() { Err(VerifyError::Debug) } else { Ok(document) }
 }
 
 /// Verifies a document that was just made for this verifier: at its time, not older than
@@ -199,8 +185,8 @@ pub fn verify_live(
     Ok(document)
 }
 
-/// Verifies a document like [`verify`] but says that it is from a debug enclave instead of refusing
-/// it: for tools that show documents. Nothing may be trusted to such an enclave.
+/// Verifies a document like [`verify`], one of an enclave in debug mode too
+/// ([`Document::is_debug`]): for tools that show documents. Nothing may be trusted to such an enclave.
 ///
 /// # Errors
 /// See [`VerifyError`].
@@ -228,14 +214,7 @@ pub fn check_allowing_debug(
         },
     };
     check_signature(&leaf, payload, signature)?;
-    Ok(Checked {
-        chain_time_ms,
-        chain_certificates: document.cabundle.len().saturating_add(1),
-        root_sha256: root.sha256(),
-        root_is_aws: root.is_aws(),
-        debug: document.is_debug(),
-        document,
-    })
+    Ok(Checked { document, chain_time_ms })
 }
 
 /// Checks what leads from the root to the leaf: validity, signatures, basic constraints, order, key
@@ -314,31 +293,4 @@ fn sig_structure(payload: &[u8]) -> Result<Vec<u8>, minicbor::encode::Error<Infa
     let mut encoder = Encoder::new(Vec::with_capacity(payload.len().saturating_add(32)));
     encoder.array(4)?.str("Signature1")?.bytes(&PROTECTED)?.bytes(&[])?.bytes(payload)?;
     Ok(encoder.into_writer())
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut out = [0; 32];
-    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    out
-}
-
-impl VerifyError {
-    /// Which check failed: a stable name, for machines. `docs/formats.md` lists them.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Document(error) => error.name(),
-            Self::OtherRoot => "root",
-            Self::CertExpired => "not-after",
-            Self::CertNotValidYet => "not-before",
-            Self::Chain => "chain",
-            Self::ChainOrder => "chain-order",
-            Self::KeyUsage => "key-usage",
-            Self::LeafKey => "leaf-key",
-            Self::Signature => "signature",
-            Self::Debug => "debug",
-            Self::TooOld => "age",
-            Self::FromFuture => "future",
-            Self::Nonce => "nonce",
-        }
-    }
 }

@@ -56,7 +56,7 @@ impl Link {
     fn params(&self, name: &str) -> CertificateParams {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = self.ca.clone();
+        params.is_ca = self.ca;
         params.key_usages.clone_from(&self.usages);
         params.extended_key_usages.clone_from(&self.extended);
         params.custom_extensions.clone_from(&self.extensions);

@@ -25,7 +25,6 @@ fn at(now_ms: u64) -> VerifyTime {
 fn the_embedded_root_is_the_published_one() {
     let published = "641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b";
     let root = TrustRoot::aws();
-    assert_eq!(const_hex::encode(root.sha256()), published);
     assert_eq!(const_hex::encode(digest(&SHA256, root.der())), published);
     assert!(root.is_aws());
     assert_eq!(TrustRoot::from_der(root.der().to_vec()), Ok(root));
@@ -72,8 +71,7 @@ fn documents_are_good_at_their_own_time() {
         let early = verify(bytes, &root, at(timestamp_ms - 24 * HOUR_MS));
         assert_eq!(early, Err(VerifyError::CertNotValidYet));
         let checked = check_allowing_debug(bytes, &root, VerifyTime::AtDocument).unwrap();
-        assert_eq!((checked.chain_certificates, checked.root_is_aws), (5, true));
-        assert_eq!((checked.chain_time_ms, checked.debug), (timestamp_ms, false));
+        assert_eq!((checked.chain_time_ms, checked.document.is_debug()), (timestamp_ms, false));
     }
     let turnkey = Document::parse_unverified(TURNKEY).unwrap();
     assert_eq!(turnkey.pcrs.iter().count(), 32);
@@ -104,7 +102,7 @@ fn debug_mode_is_refused_although_other_registers_are_set() {
     assert!(document.pcr(3).is_some_and(|pcr| pcr != [0; 48]));
     assert_eq!(verify(DEBUG, &root, VerifyTime::AtDocument), Err(VerifyError::Debug));
     let shown = check_allowing_debug(DEBUG, &root, VerifyTime::AtDocument).unwrap();
-    assert!(shown.debug);
+    assert!(shown.document.is_debug());
     assert_eq!(shown.document, document);
 }
 
@@ -127,19 +125,20 @@ fn refused(bytes: &[u8]) -> bool {
     check_allowing_debug(bytes, &TrustRoot::aws(), VerifyTime::AtDocument).is_err()
 }
 
-/// Every bit of every byte. A document of 4,700 bytes is 38,000 others.
+/// Every byte of each document: one bit of it, and all of them; of one document every bit, too.
 #[test]
-fn every_flipped_bit_is_refused() {
+fn every_flipped_byte_is_refused() {
     for (name, document) in [("turnkey", TURNKEY), ("debug", DEBUG), ("evervault", EVERVAULT)] {
         assert!(!refused(document), "{name}: the unchanged document");
         std::thread::scope(|scope| {
             for half in 0..2 {
                 scope.spawn(move || {
                     for at in (half..document.len()).step_by(2) {
-                        for bit in 0..8 {
+                        let bits = if document == EVERVAULT { 0..8 } else { at % 8..at % 8 + 1 };
+                        for flipped in bits.map(|bit| 1 << bit).chain([0xff]) {
                             let mut bytes = document.to_vec();
-                            bytes[at] ^= 1 << bit;
-                            assert!(refused(&bytes), "{name}: byte {at}, bit {bit}");
+                            bytes[at] ^= flipped;
+                            assert!(refused(&bytes), "{name}: byte {at} ^ {flipped:#x}");
                         }
                     }
                 });

@@ -168,3 +168,6 @@ impl Drop for Context {
         unsafe { sys::secp256k1_context_destroy(self.0) };
     }
 }
+
+#[cfg(test)]
+mod tests;
