@@ -52,6 +52,6 @@ quietly() {
     shift
     "$@" >"$log" 2>&1 </dev/null || {
         tail -n 30 "$log" >&2
-        fail "failed: $1 ${2:-}"
+        fail "failed: ${*: -2}"
     }
 }
