@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 use sigil_enclave_protocol::bounds::{BATCH_ITEMS_MAX, QUEUED_ITEMS_MAX};
 use sigil_enclave_protocol::v1::{ErrorCode, SignBatch, SignBatchResult, SignItem, SignResult};
@@ -16,6 +16,9 @@ use crate::clock::boot_ms;
 use crate::keys::{Use, sign_batch};
 use crate::signer::Signer;
 
+/// Bytes of a signature and its public key.
+const SIGNED_BYTES: usize = 64 + 33;
+
 /// Answers to one caller's stream.
 pub struct SignStream {
     service: Service,
@@ -25,7 +28,6 @@ pub struct SignStream {
     queued: usize,
     /// Items answered since other connections of the worker last had their turn.
     answered_in_turn: usize,
-    draining: bool,
     /// Ends when the enclave is drained. A stream that is opened later refuses and stays.
     drained: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
@@ -37,28 +39,28 @@ impl SignStream {
             let _ = draining.changed().await;
         });
         let (queue, queued) = (VecDeque::new(), 0);
-        Self { service, batches, queue, queued, answered_in_turn: 0, drained, draining: false }
+        Self { service, batches, queue, queued, answered_in_turn: 0, drained }
     }
 
-    /// Takes in what has come. An answer is a refusal: of a batch for which there is no room.
-    fn receive(&mut self, cx: &mut Context<'_>) -> Received {
+    /// Takes in what has come. Ready with an answer that goes out before what waits, a refusal; or
+    /// with none if nothing more will come.
+    fn receive(&mut self, cx: &mut Context<'_>) -> Poll<Option<Answer>> {
+        // From now on all is refused, and with nothing under way the stream ends.
+        let draining = *self.service.enclave.draining.borrow();
         loop {
-            let batch = match Pin::new(&mut self.batches).poll_next(cx) {
-                Poll::Ready(Some(Ok(batch))) => batch,
-                Poll::Ready(Some(Err(status))) => return Received::Answer(Err(status)),
-                Poll::Ready(None) => return Received::End,
-                Poll::Pending => return Received::All,
+            let Some(batch) = ready!(Pin::new(&mut self.batches).poll_next(cx)?) else {
+                return Poll::Ready(None);
             };
             let items = room(&batch);
             if items > BATCH_ITEMS_MAX {
-                return Received::Answer(Err(Status::invalid_argument("batch")));
+                return Poll::Ready(Some(Err(Status::invalid_argument("batch"))));
             }
-            if self.draining {
-                return Received::Answer(Ok(refuse(&batch.items, ErrorCode::Draining)));
+            if draining {
+                return Poll::Ready(Some(Ok(refuse(&batch.items, ErrorCode::Draining))));
             }
             if self.queued + items > self.share() {
                 self.service.stats.refused.add(items as u64);
-                return Received::Answer(Ok(refuse(&batch.items, ErrorCode::Overloaded)));
+                return Poll::Ready(Some(Ok(refuse(&batch.items, ErrorCode::Overloaded))));
             }
             self.count(|queued| queued + items);
             self.queue.push_back(batch);
@@ -89,18 +91,10 @@ impl Drop for SignStream {
     }
 }
 
-/// What came of reading a stream.
-enum Received {
-    /// Nothing more is there.
-    All,
-    /// Nothing more will come.
-    End,
-    /// This goes out, before what waits.
-    Answer(Result<SignBatchResult, Status>),
-}
+type Answer = Result<SignBatchResult, Status>;
 
 impl Stream for SignStream {
-    type Item = Result<SignBatchResult, Status>;
+    type Item = Answer;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.answered_in_turn >= BATCH_ITEMS_MAX {
@@ -109,13 +103,11 @@ impl Stream for SignStream {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        // What is received from now on is refused, and with nothing under way the stream ends.
-        let draining = *self.service.enclave.draining.borrow();
-        self.draining = draining;
         let received = self.receive(cx);
-        if let Received::Answer(answer) = received {
-            self.answered_in_turn += answer.as_ref().map_or(1, |batch| batch.results.len().max(1));
-            return Poll::Ready(Some(answer));
+        if let Poll::Ready(Some(_)) = received {
+            // To refuse a batch costs about as much as one signature.
+            self.answered_in_turn += 1;
+            return received;
         }
         if let Some(batch) = self.queue.pop_front() {
             let items = room(&batch);
@@ -125,7 +117,7 @@ impl Stream for SignStream {
         }
         self.answered_in_turn = 0;
         match received {
-            Received::All if self.drained.as_mut().poll(cx).is_pending() => Poll::Pending,
+            Poll::Pending if self.drained.as_mut().poll(cx).is_pending() => Poll::Pending,
             _ => Poll::Ready(None),
         }
     }
@@ -177,12 +169,18 @@ impl Service {
         let signed = sign_batch(&mut signer, &uses, now_ms);
         self.stats.signed.add(signed.as_ref().map_or(0, |signed| signed.len() as u64));
         let mut signatures = signed.as_deref().unwrap_or_default().iter().zip(&uses);
+        // One allocation for the batch.
+        let mut bytes = BytesMut::with_capacity(uses.len() * SIGNED_BYTES);
+        let mut keep = |part: &[u8]| {
+            bytes.extend_from_slice(part);
+            bytes.split().freeze()
+        };
         for result in results.iter_mut().filter(|result| result.error == ErrorCode::Ok as i32) {
             match signatures.next() {
                 Some((signature, Use { key, .. })) => {
-                    result.signature = Bytes::copy_from_slice(&signature.compact);
+                    result.signature = keep(&signature.compact);
                     result.recovery_id = signature.recovery_id.into();
-                    result.public_key = Bytes::copy_from_slice(&key.public_key);
+                    result.public_key = keep(&key.public_key);
                 }
                 // A fault anywhere in the batch: none of it leaves.
                 None => result.error = ErrorCode::Internal.into(),

@@ -85,6 +85,11 @@ impl Kms {
         self.inner.plaintext_of(self.key_arn(), &context(dek_id, keyspace), wrapped).unwrap()
     }
 
+    /// A connection to the server.
+    pub(crate) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.inner.addr).await.unwrap()
+    }
+
     /// Copies bytes between a tunnel and the server until both ends are done.
     pub(crate) async fn pipe(&self, mut tunnel: UnixStream) -> JoinHandle<()> {
         let address: SocketAddr = self.inner.addr;

@@ -11,6 +11,7 @@ mod hostility;
 mod keys;
 mod kms;
 mod life;
+mod outages;
 mod sidecar;
 mod stats;
 mod unlocks;
