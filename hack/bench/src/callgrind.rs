@@ -24,8 +24,6 @@ use profile::Profile;
 const BESIDES_MAX: f64 = 3_000.0;
 /// Batches of the run that is subtracted: caches and pools have filled.
 const WARM_UP_BATCHES: usize = 10;
-/// Functions of our own side that are listed.
-const LISTED: usize = 16;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -34,6 +32,9 @@ pub(crate) struct Arguments {
     /// Batches that are counted.
     #[arg(long, default_value_t = 100)]
     batches: usize,
+    /// Functions outside libsecp256k1 that are listed.
+    #[arg(long, default_value_t = 16)]
+    list: usize,
     /// Fails if the figure differs from the one in this file by more than its tolerance.
     #[arg(long, value_name = "FILE")]
     gate: Option<PathBuf>,
@@ -61,7 +62,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         verdict(besides, BESIDES_MAX)
     );
     println!("of which, without what they call:");
-    for (name, instructions) in profile.dearest().into_iter().take(LISTED) {
+    for (name, instructions) in profile.dearest().into_iter().take(arguments.list) {
         println!("{:>10.0}  {name}", each(instructions));
     }
     if let Some(file) = &arguments.write {
