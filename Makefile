@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-.PHONY: help demo demo-cluster test test-cluster lint fmt images generate enclave-tools eif image-identity \
+.PHONY: help demo demo-cluster test test-cluster lint fmt images generate test-enclave enclave-tools eif image-identity \
 	bench-gate bench-gate-write bench-s4 bench-sign
 
 help: ## this list
@@ -23,6 +23,10 @@ test: ## every test that needs no cluster, those against a real API server inclu
 test-cluster: ## the test cluster itself under faults (root)
 	@hack/packages cluster
 	@hack/cluster-test
+
+test-enclave: ## the enclave as images that boot in QEMU, its memory scanned (tools: 5 minutes the first time)
+	@hack/packages build enclave
+	@hack/test-enclave
 
 enclave-tools: ## QEMU's nitro-enclave, vsock and the enclave's kernel, built and tested (5 minutes once)
 	@hack/packages build enclave

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use sigil_launcher::process::{self, forbid_core_dumps};
-use sigil_launcher::{qemu, supervisor};
+use sigil_launcher::{attach, qemu, supervisor};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
@@ -18,6 +18,8 @@ struct Cli {
 enum Command {
     /// Development: the enclave is a process on this machine. Its keys are NOT protected.
     Process(process::Settings),
+    /// Claims an enclave that is started and ended elsewhere, as by nitro-cli.
+    Attach(attach::Settings),
     /// Development: the enclave is an image in QEMU. Its keys are NOT protected from this machine.
     Qemu(qemu::Settings),
 }
@@ -43,6 +45,7 @@ async fn main() -> ExitCode {
     };
     let ended = match Cli::parse().command {
         Command::Process(settings) => supervisor::run(&settings, stop).await,
+        Command::Attach(settings) => supervisor::run(&settings, stop).await,
         Command::Qemu(settings) => supervisor::run(&settings, stop).await,
     };
     match ended {

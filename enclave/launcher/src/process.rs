@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::socket::SocketName;
-use crate::supervisor::{Boot, Launch, LauncherError};
+use crate::supervisor::{Boot, Launch, LauncherError, Listener};
 
 /// What a child gets to end by itself: signatures under way take milliseconds.
 pub const STOP_TIME_MAX: Duration = Duration::from_secs(5);
@@ -129,8 +129,8 @@ impl Launch for Settings {
 }
 
 impl Boot for Process {
-    fn listener(&self) -> Option<i32> {
-        self.pid()
+    fn listener(&self) -> Listener {
+        Listener::Process(self.pid())
     }
 
     async fn ended(&mut self) -> String {

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::process::Process;
 use crate::socket::{AbstractName, SocketName};
-use crate::supervisor::{Boot, Launch, LauncherError};
+use crate::supervisor::{Boot, Launch, LauncherError, Listener};
 
 mod bridge;
 mod heartbeat;
@@ -219,8 +219,8 @@ async fn appears(socket: &Path, process: &mut Process) -> io::Result<()> {
 }
 
 impl Boot for Machine {
-    fn listener(&self) -> Option<i32> {
-        self.vsock.pid()
+    fn listener(&self) -> Listener {
+        Listener::Process(self.vsock.pid())
     }
 
     fn listening(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {

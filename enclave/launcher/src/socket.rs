@@ -5,11 +5,16 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener as StdListener};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::str::FromStr;
+use std::task::{Context, Poll};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use sigil_enclave_client::EnclaveAddress;
+use sigil_enclave_client::vhost::ask_for_port;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio_vsock::{VsockAddr, VsockStream};
 
 /// Name of a unix socket: `@NAME` is abstract and belongs to the network namespace, anything else
 /// is a path.
@@ -79,6 +84,81 @@ impl SocketName {
         };
         listener.set_nonblocking(true)?;
         UnixListener::from_std(listener)
+    }
+}
+
+/// A connection to an enclave.
+#[derive(Debug)]
+pub enum EnclaveStream {
+    /// To a process of this machine.
+    Unix(UnixStream),
+    /// To a virtual machine.
+    Vsock(VsockStream),
+}
+
+impl EnclaveStream {
+    /// The process at the other end, if it is one of this machine.
+    pub fn peer(&self) -> Option<i32> {
+        match self {
+            Self::Unix(stream) => stream.peer_cred().ok()?.pid(),
+            Self::Vsock(_) => None,
+        }
+    }
+}
+
+/// Connects to an enclave, up to its first byte.
+///
+/// # Errors
+/// Nobody listens there, or nobody answers for the guest's port.
+pub async fn open(address: &EnclaveAddress) -> io::Result<EnclaveStream> {
+    if let EnclaveAddress::Vsock { cid, port } = address {
+        let stream = VsockStream::connect(VsockAddr::new(*cid, *port)).await?;
+        return Ok(EnclaveStream::Vsock(stream));
+    }
+    let mut stream = connect(address)?;
+    if let EnclaveAddress::VhostVsock { port, .. } = address {
+        ask_for_port(&mut stream, *port).await?;
+    }
+    Ok(EnclaveStream::Unix(stream))
+}
+
+impl AsyncRead for EnclaveStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Vsock(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for EnclaveStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Vsock(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Vsock(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Vsock(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
     }
 }
 

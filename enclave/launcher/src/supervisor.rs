@@ -8,10 +8,8 @@ use std::time::Duration;
 use sigil_enclave_client::EnclaveAddress;
 use sigil_enclave_client::connect::{HandshakeError, claim};
 use sigil_enclave_client::handoff::Handoff;
-use sigil_enclave_client::vhost::ask_for_port;
 use sigil_enclave_protocol::handshake::BootId;
 use sigil_enclave_protocol::handshake::{ClaimToken, Refusal};
-use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -53,10 +51,20 @@ pub trait Launch {
     fn start(&self) -> impl Future<Output = Result<Self::Boot, LauncherError>> + Send;
 }
 
+/// Who may listen at an enclave's address. Another one there is not claimed: its boot would be handed
+/// over in place of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// The process of this id, as long as it runs.
+    Process(Option<i32>),
+    /// Whoever has the context id, which the hypervisor gives to one enclave.
+    Anybody,
+}
+
 /// One boot of an enclave. Dropping it kills what runs.
 pub trait Boot: Send {
-    /// Id of the process that listens at the address.
-    fn listener(&self) -> Option<i32>;
+    /// Who listens at the address.
+    fn listener(&self) -> Listener;
 
     /// Ends when it may be asked for a connection.
     fn listening(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -161,11 +169,11 @@ async fn keep<L: Launch>(
 
 /// One boot: claimed, handed over, until its end. Every return means: replace it.
 async fn live<L: Launch>(launch: &L, current: &watch::Sender<Current>, boot: &mut L::Boot) {
-    let (address, pid) = (launch.address(), boot.listener());
+    let (address, listener) = (launch.address(), boot.listener());
     let listening = boot.listening();
     let claimed = async {
         listening.await;
-        claim_boot(&address, pid).await
+        claim_boot(&address, listener).await
     };
     let claimed = tokio::select! {
         claimed = timeout(launch.listen_time_max(), claimed) => {
@@ -192,32 +200,26 @@ async fn live<L: Launch>(launch: &L, current: &watch::Sender<Current>, boot: &mu
 /// flood it; that is no reason to replace it.
 async fn claim_boot(
     address: &EnclaveAddress,
-    pid: Option<i32>,
+    listener: Listener,
 ) -> Result<(BootId, ClaimToken), ClaimError> {
     loop {
-        if let Ok(stream) = socket::connect(address) {
-            match claim_over(stream, address, pid).await {
-                Err(ClaimError::Handshake(HandshakeError::Io(_))) => {}
-                result => return result,
-            }
+        match claim_once(address, listener).await {
+            Err(ClaimError::Handshake(HandshakeError::Io(_))) => {}
+            result => return result,
         }
         sleep(LISTEN_PERIOD).await;
     }
 }
 
-/// Whoever else listens at that address is not claimed: its boot would be handed over in place of
-/// ours.
-async fn claim_over(
-    mut stream: UnixStream,
+async fn claim_once(
     address: &EnclaveAddress,
-    pid: Option<i32>,
+    listener: Listener,
 ) -> Result<(BootId, ClaimToken), ClaimError> {
-    let listener = stream.peer_cred().ok().and_then(|peer| peer.pid());
-    if listener.is_none() || listener != pid {
+    let mut stream = socket::open(address).await.map_err(HandshakeError::Io)?;
+    if let Listener::Process(pid) = listener
+        && (pid.is_none() || stream.peer() != pid)
+    {
         return Err(ClaimError::AnotherProcess);
-    }
-    if let EnclaveAddress::VhostVsock { port, .. } = address {
-        ask_for_port(&mut stream, *port).await.map_err(HandshakeError::Io)?;
     }
     match claim(&mut stream).await {
         Ok((accepted, token)) => Ok((accepted.hello.boot_id, token)),

@@ -47,7 +47,10 @@ async fn enclave(pins: &Path, listen: &str) {
             std::fs::remove_file(pins.with_file_name("die")).unwrap();
             std::process::exit(3);
         }
-        stream.write_all(&hello.encode()).await.unwrap();
+        // Whoever only looks whether somebody answers is gone by now.
+        if stream.write_all(&hello.encode()).await.is_err() {
+            continue;
+        }
         let mut proof = [0; PROOF_BYTES];
         if stream.read_exact(&mut proof).await.is_err() {
             continue;
@@ -61,7 +64,7 @@ async fn enclave(pins: &Path, listen: &str) {
                 token: Some(ClaimToken::new([5; 32])),
             },
         };
-        stream.write_all(&*verdict.encode()).await.unwrap();
+        let _ = stream.write_all(&*verdict.encode()).await;
     }
 }
 
@@ -115,23 +118,27 @@ impl Bench {
         self.folder.path().join(name)
     }
 
-    /// Connects as `serve` does, again until the socket is there.
     async fn take(&self) -> (Handoff, UnixStream) {
-        let work = async {
-            loop {
-                if let Ok(mut stream) = UnixStream::connect(self.path("handoff.sock")).await {
-                    return (Handoff::read(&mut stream).await.unwrap(), stream);
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(DEADLINE, work).await.expect("a hand-off")
+        take(self.folder.path()).await
     }
 
     async fn stop(mut self) {
         drop(self.stop.take());
         timeout(DEADLINE, &mut self.task).await.expect("stops in time").unwrap();
     }
+}
+
+/// Connects as `serve` does, again until the socket is there.
+async fn take(folder: &Path) -> (Handoff, UnixStream) {
+    let work = async {
+        loop {
+            if let Ok(mut stream) = UnixStream::connect(folder.join("handoff.sock")).await {
+                return (Handoff::read(&mut stream).await.unwrap(), stream);
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, work).await.expect("a hand-off")
 }
 
 async fn closes(stream: &mut UnixStream) {
@@ -210,6 +217,32 @@ fn sleeper(folder: &Path) -> PathBuf {
     std::fs::write(&path, "#!/bin/sh\n: >\"${0%/*}/started\"\nexec tail -f /dev/null\n").unwrap();
     std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
     path
+}
+
+#[tokio::test]
+async fn an_enclave_of_somebody_else_is_claimed_handed_over_and_seen_to_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("pins.cbor"), b"free").unwrap();
+    let listen = format!("unix:{}", at("enclave.sock").display());
+    let arguments = format!("--pins {} --listen {listen}", at("pins.cbor").display());
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "child_process_entry"]).env("SIGIL_LAUNCHER_TEST_CHILD", arguments);
+    let mut enclave = command.kill_on_drop(true).spawn().unwrap();
+    let settings = sigil_launcher::attach::Settings {
+        address: listen.parse().unwrap(),
+        handoff: at("handoff.sock").display().to_string().parse().unwrap(),
+    };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let task = tokio::spawn(async move {
+        run(&settings, async { drop(stopped.await) }).await.unwrap();
+    });
+    let (handoff, mut open) = take(folder.path()).await;
+    assert_eq!(handoff.address.to_string(), listen);
+    enclave.kill().await.unwrap();
+    closes(&mut open).await;
+    drop(stop);
+    timeout(DEADLINE, task).await.expect("stops in time").unwrap();
 }
 
 #[tokio::test]

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use sigil_enclave_client::EnclaveAddress;
-use sigil_enclave_client::vhost::ask_for_port;
 use sigil_enclave_protocol::bounds::CONNECTIONS_MAX;
 use tokio::io::copy_bidirectional;
 use tokio::net::{UnixListener, UnixStream};
@@ -36,10 +35,7 @@ pub(super) async fn serve(listener: UnixListener, enclave: EnclaveAddress) {
 }
 
 async fn carry(mut near: UnixStream, enclave: &EnclaveAddress) -> std::io::Result<()> {
-    let mut far = socket::connect(enclave)?;
-    if let EnclaveAddress::VhostVsock { port, .. } = enclave {
-        ask_for_port(&mut far, *port).await?;
-    }
+    let mut far = socket::open(enclave).await?;
     copy_bidirectional(&mut near, &mut far).await.map(drop)
 }
 
