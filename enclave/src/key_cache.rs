@@ -22,7 +22,7 @@ use prefetch::Refreshes;
 use settings::Settings;
 use shard::{Found, Shard};
 use slot::Event;
-use stats::{Counter, Stats};
+use stats::Stats;
 
 /// Shards: so many that workers seldom meet, and that the plain keys of one are swept in tens of
 /// microseconds.
@@ -33,6 +33,8 @@ const FLIGHTS_MAX: usize = 4;
 
 /// A plain key, if one was asked for.
 pub type Answer = Result<Option<Arc<PlainKey>>, KeyError>;
+/// Nothing, or why not.
+pub type Done = Result<(), KeyError>;
 
 /// The cache.
 #[derive(Debug)]
@@ -160,11 +162,14 @@ impl KeyCache {
                 let until_ms = own_ms.min(since_ms.saturating_add(shard.settings.hard_refresh_ms));
                 // A millisecond less, since the clock shows only whole ones.
                 let left = Duration::from_millis(until_ms.saturating_sub(boot_ms() + 1));
-                stats.add(Counter::SingleflightWaiters, 1);
+                stats.count(|stats| stats.singleflight_waiters += 1);
                 let under_way = |shard: &mut Shard| shard.flights.contains_key(name);
                 let waited = place.landed.wait_timeout_while(shard, left, under_way);
                 let (after, end) = waited.unwrap_or_else(PoisonError::into_inner);
-                stats.end_wait(end.timed_out());
+                stats.count(|stats| {
+                    stats.singleflight_waiters -= 1;
+                    stats.singleflight_wait_timeouts += u64::from(end.timed_out());
+                });
                 if end.timed_out() {
                     break;
                 }
@@ -188,9 +193,9 @@ impl KeyCache {
     ///
     /// # Errors
     /// [`KeyError::Conflict`]: the id is cached with another public key.
-    pub fn put(&self, name: &KeyName, blob: &[u8], opened: Opened, now_ms: u64) -> Answer {
+    pub fn put(&self, name: &KeyName, blob: &[u8], opened: Opened, now_ms: u64) -> Done {
         let stats = self.stats.row(&name.keyspace);
-        self.place(name).lock().put(name, blob.into(), opened, stats, now_ms).map(|()| None)
+        self.place(name).lock().put(name, blob.into(), opened, stats, now_ms)
     }
 
     /// Erases a key. True if it was there.

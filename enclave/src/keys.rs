@@ -297,29 +297,14 @@ impl Enclave {
         key.ok_or(KeyError::Internal)
     }
 
-    /// Opens a cached key again: if its refresh is still wanted, or `forced`.
-    ///
-    /// # Errors
-    /// See [`KeyError`].
-    pub fn refresh(
-        &self,
-        signer: &Signer,
-        name: &KeyName,
-        forced: bool,
-        now_ms: u64,
-    ) -> Result<(), KeyError> {
-        self.cache
-            .ask(name, None, Event::Refresh { forced }, &self.opener(signer, now_ms))
-            .map(drop)
-    }
-
     /// Refreshes what was asked for, for ever: one key at a time between the batches of the worker
     /// that owns `signer`. A failure is counted, and shows when the plain key is over.
     pub async fn refresh_queued(self: Arc<Self>, signer: Arc<Mutex<Signer>>) {
         while let Some(name) = self.cache.refreshes.next().await {
             {
                 let signer = signer.lock().unwrap_or_else(PoisonError::into_inner);
-                let _ = self.refresh(&signer, &name, false, boot_ms());
+                let by = self.opener(&signer, boot_ms());
+                let _ = self.cache.ask(&name, None, Event::Refresh { forced: false }, &by);
             }
             tokio::task::yield_now().await;
         }
@@ -340,7 +325,7 @@ impl Enclave {
         self.say(StatementKind::Possession, name, &key, nonce)
     }
 
-    fn opener<'a>(&'a self, signer: &'a Signer, began_ms: u64) -> BlobOpener<'a> {
+    pub(crate) fn opener<'a>(&'a self, signer: &'a Signer, began_ms: u64) -> BlobOpener<'a> {
         BlobOpener { app: &self.pins.app, deks: &self.deks, signer, began_ms }
     }
 

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::clock::boot_ms;
 use crate::enclave::Enclave;
+use crate::key_cache::slot::Event;
 use crate::keys::{Created, KeyError};
 use crate::signer::Signer;
 use crate::stats::WorkerStats;
@@ -96,7 +97,9 @@ impl Service {
 
     fn refresh_key(&self, request: &ForceRefreshRequest) -> Result<(), reply::Refused> {
         let name = check::name(&request.keyspace, &request.key_id)?;
-        Ok(self.enclave.refresh(&self.signer(), &name, true, boot_ms())?)
+        let (signer, event) = (self.signer(), Event::Refresh { forced: true });
+        let by = self.enclave.opener(&signer, boot_ms());
+        Ok(self.enclave.cache.ask(&name, None, event, &by).map(drop)?)
     }
 
     fn reseal_key(&self, request: &ResealRequest) -> Result<ResealReply, reply::Refused> {

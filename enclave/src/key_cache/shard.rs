@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::prefetch::{REFRESHES_MAX, Refreshes, is_due};
 use super::settings::{ENTRY_BYTES, Settings};
 use super::slot::{Effect, Event, State, step};
-use super::stats::{Counter, Row};
+use super::stats::Row;
 use super::{Counts, Open};
 use crate::dek::{DekId, Lease};
 use crate::keys::{KeyError, KeyName, Opened, PlainKey};
@@ -96,7 +96,7 @@ impl Shard {
                 }
                 Effect::None => Ok(Found::Ready(None)),
                 Effect::AskUnlock => {
-                    entry.stats.add(Counter::HardExpiredRejections, 1);
+                    entry.stats.count(|stats| stats.hard_expired_rejections += 1);
                     Err(KeyError::UnlockRequired(entry.dek_id))
                 }
             }
@@ -165,13 +165,13 @@ impl Shard {
             self.change(&name, |entry, settings| {
                 entry.step(Event::Tick, now_ms, settings);
                 let (Some(refreshes), State::Warm(warm)) = (refreshes, entry.state) else { return };
-                entry.stats.add(Counter::PrefetchScan, 1);
+                entry.stats.count(|stats| stats.prefetch_scanned += 1);
                 if !is_due(&warm, entry.used_ms, name.key_id[15], now_ms, settings) {
                 } else if refreshes.offer(name, settings.prefetch_in_flight) {
                     entry.step(Event::Queued, now_ms, settings);
-                    entry.stats.add(Counter::PrefetchTrigger, 1);
+                    entry.stats.count(|stats| stats.prefetch_triggered += 1);
                 } else {
-                    entry.stats.add(Counter::PrefetchSkipped, 1);
+                    entry.stats.count(|stats| stats.prefetch_skipped += 1);
                 }
             });
         }

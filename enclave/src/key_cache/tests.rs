@@ -221,11 +221,9 @@ fn the_prefetcher_refreshes_keys_in_use_and_counts_what_it_skips() {
     rig.cache.sweep(800);
     let queued = [rig.next_refresh().unwrap(), rig.next_refresh().unwrap()];
     assert_eq!((queued, rig.next_refresh()), ([name(1), name(2)], None));
-    let [(keyspace, counters)] = rig.cache.stats.snapshot().try_into().unwrap();
-    assert_eq!(keyspace, Some(name(0).keyspace));
-    assert_eq!(counters[Counter::PrefetchScan as usize], 8);
-    assert_eq!(counters[Counter::PrefetchTrigger as usize], 2);
-    assert_eq!(counters[Counter::PrefetchSkipped as usize], 1);
+    let [counted] = rig.cache.stats.snapshot().try_into().unwrap();
+    assert_eq!((&*counted.keyspace, counted.prefetch_scanned), ("default", 8));
+    assert_eq!((counted.prefetch_triggered, counted.prefetch_skipped), (2, 1));
     for queued in queued {
         assert_eq!(rig.refresh(queued.key_id[0], false, 801), (Ok(()), 1));
     }

@@ -3,19 +3,17 @@
 use bytes::Bytes;
 use sigil_enclave_protocol::v1::{
     ActivateReply, AttestReply, CacheSettings, ConfigureReply, CreateReply, DekProvenance,
-    DekRow as WireRow, DekState, ErrorCode, HealthReply, Histogram, KeyspaceStats, KmsRequest,
-    ProveReply, ResealReply, StateReply, Statement, StatsReply, UnlockAuthorizeReply,
-    UnlockBeginReply, WorkerStats as WireWorker,
+    DekRow as WireRow, DekState, ErrorCode, HealthReply, Histogram, KmsRequest, ProveReply,
+    ResealReply, StateReply, Statement, StatsReply, UnlockAuthorizeReply, UnlockBeginReply,
+    WorkerStats as WireWorker,
 };
 
 use crate::attest::AttestError;
 use crate::clock::boot_ms;
 use crate::dek::{DekId, Provenance, Unlocked};
 use crate::enclave::Enclave;
-use crate::key_cache::stats::{COUNTERS, Counter, LATENCY_BOUNDS_US};
 use crate::keys::{Created, KeyError};
 use crate::kms_exchange::{AnswerClass, ExchangeError};
-use crate::names::Keyspace;
 use crate::rng::RngSource;
 use crate::slab::{Slab, slab};
 use crate::statements::SignedStatement;
@@ -284,27 +282,7 @@ pub(super) fn stats(enclave: &Enclave, now_ms: u64) -> StatsReply {
         keys_cool: counts.cool,
         keys_invalid: counts.invalid,
         workers: enclave.worker_stats.iter().map(|stats| worker_stats(stats)).collect(),
-        keyspaces: enclave.cache.stats.snapshot().into_iter().map(keyspace_stats).collect(),
-    }
-}
-
-fn keyspace_stats((keyspace, counters): (Option<Keyspace>, [u64; COUNTERS])) -> KeyspaceStats {
-    let get = |counter: Counter| counters.get(counter as usize).copied().unwrap_or(0);
-    KeyspaceStats {
-        keyspace: keyspace.map(|name| name.as_str().to_owned()).unwrap_or_default(),
-        rehydrated: get(Counter::Rehydrate),
-        rehydrate_failed: get(Counter::RehydrateFail),
-        rehydrate_latency_us: Some(Histogram {
-            upper_bounds: LATENCY_BOUNDS_US.to_vec(),
-            counts: counters.into_iter().skip(Counter::LatencyBuckets as usize).collect(),
-            sum: get(Counter::RehydrateLatencyUs),
-        }),
-        singleflight_waiters: get(Counter::SingleflightWaiters),
-        singleflight_wait_timeouts: get(Counter::SingleflightWaitTimeout),
-        prefetch_scanned: get(Counter::PrefetchScan),
-        prefetch_triggered: get(Counter::PrefetchTrigger),
-        prefetch_skipped: get(Counter::PrefetchSkipped),
-        hard_expired_rejections: get(Counter::HardExpiredRejections),
+        keyspaces: enclave.cache.stats.snapshot(),
     }
 }
 

@@ -4,6 +4,8 @@ use std::sync::atomic::AtomicU32;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use sigil_enclave_protocol::v1::KeyspaceStats;
+
 use super::*;
 use crate::clock::boot_ms;
 
@@ -76,13 +78,13 @@ fn gated<'a>(rig: &'a Rig, opened: &'a AtomicU32) -> (Worker<'a>, Receiver<()>, 
     (Worker { gate, ..worker(rig, opened) }, has_begun, may_end)
 }
 
-fn counter(rig: &Rig, counter: Counter) -> u64 {
-    rig.cache.stats.snapshot().iter().map(|(_, counters)| counters[counter as usize]).sum()
+fn counted(rig: &Rig) -> KeyspaceStats {
+    rig.cache.stats.snapshot().into_iter().next().unwrap_or_default()
 }
 
 fn until_waiting(rig: &Rig, waiters: u64) {
     let deadline = Instant::now() + Duration::from_mins(1);
-    while counter(rig, Counter::SingleflightWaiters) != waiters {
+    while counted(rig).singleflight_waiters != waiters {
         assert!(Instant::now() < deadline, "nobody waits");
         thread::yield_now();
     }
@@ -107,7 +109,7 @@ fn one_worker_opens_and_the_others_wait_for_it() {
         }
     });
     assert_eq!(opened.load(Ordering::Relaxed), 1, "one opening for six");
-    assert_eq!(counter(&rig, Counter::SingleflightWaiters), 0);
+    assert_eq!(counted(&rig).singleflight_waiters, 0);
     assert_eq!(rig.check(), 1);
 }
 
@@ -126,7 +128,7 @@ fn a_waiter_gives_up_when_its_budget_or_the_flights_is_used_up() {
             may_end.send(()).unwrap();
             opening.join().unwrap().unwrap();
         });
-        assert_eq!(counter(&rig, Counter::SingleflightWaitTimeout), 1);
+        assert_eq!(counted(&rig).singleflight_wait_timeouts, 1);
         assert_eq!(opened.load(Ordering::Relaxed), 1);
         assert_eq!(rig.acquire(7, None, boot_ms()), (Ok(()), 0), "the next one finds it");
     }
@@ -202,7 +204,7 @@ fn many_workers_on_few_keys_open_each_key_once_at_a_time() {
         }
     });
     assert!(rig.check() <= 2);
-    let flights = counter(&rig, Counter::Rehydrate);
+    let flights = counted(&rig).rehydrated;
     assert_eq!(u64::from(opened.load(Ordering::Relaxed)), flights);
-    assert_eq!(counter(&rig, Counter::SingleflightWaiters), 0);
+    assert_eq!(counted(&rig).singleflight_waiters, 0);
 }

@@ -119,7 +119,7 @@ impl Rig {
     /// Opens a blob as an activation does, and puts it in.
     pub(super) fn activate(&self, id: u8, blob: &[u8], now_ms: u64) -> Result<(), KeyError> {
         let opened = self.batch(now_ms).open(&name(id), blob)?;
-        self.cache.put(&name(id), blob, opened, now_ms).map(drop)
+        self.cache.put(&name(id), blob, opened, now_ms)
     }
 
     /// Takes a refresh from the queue, as a worker between its batches.
