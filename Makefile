@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-.PHONY: help demo demo-cluster test test-cluster lint fmt images generate test-enclave enclave-tools eif image-identity \
+.PHONY: help demo demo-cluster test test-cluster fuzz lint fmt images generate test-enclave enclave-tools eif image-identity \
 	bench-gate bench-gate-write bench-s4 bench-sign
 
 help: ## this list

@@ -22,7 +22,7 @@ use crate::keys::{Created, KeyError};
 use crate::signer::Signer;
 use crate::stats::WorkerStats;
 
-mod check;
+pub mod check;
 mod reply;
 mod sign;
 

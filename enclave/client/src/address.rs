@@ -41,7 +41,11 @@ impl FromStr for EnclaveAddress {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let error = || AddressError(text.to_owned());
-        let number = |digits: &str| digits.parse::<u32>().map_err(|_| error());
+        // One spelling: neither a sign nor leading zeros.
+        let number = |digits: &str| match digits.parse::<u32>() {
+            Ok(number) if number.to_string() == digits => Ok(number),
+            _ => Err(error()),
+        };
         if let Some(rest) = text.strip_prefix("vsock://") {
             let (cid, port) = rest.split_once(':').ok_or_else(error)?;
             return Ok(Self::Vsock { cid: number(cid)?, port: number(port)? });
@@ -56,6 +60,8 @@ impl FromStr for EnclaveAddress {
             .strip_prefix("unix://")
             .or_else(|| text.strip_prefix("unix:"))
             .filter(is_path)
+            // Behind `unix:` it would read as another form.
+            .filter(|path| !path.starts_with("//"))
             .ok_or_else(error)?;
         match path.strip_prefix('@') {
             Some("") => Err(error()),
@@ -103,6 +109,9 @@ mod tests {
             "vsock://16",
             "vsock://x:1",
             "vsock://-1:1",
+            "vsock://+1:1",
+            "vsock://16:05000",
+            "unix:////run/e.sock",
             "unix:",
             "unix:@",
             "tcp://a:1",

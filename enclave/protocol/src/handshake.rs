@@ -250,31 +250,30 @@ impl Verdict {
     /// Reads the wire form; `claimed` says whether a token is expected.
     ///
     /// # Errors
-    /// An unknown code, or a token where none belongs or none where one does.
+    /// An unknown code, a token where none belongs or none where one does, or a byte that should be
+    /// zero.
     pub fn decode(bytes: &[u8; VERDICT_BYTES], claimed: bool) -> Result<Self, FrameError> {
         let error = FrameError { frame: "verdict" };
-        let refused = |refusal| Ok(Self::Refused(refusal));
-        match bytes[0] {
-            0 => {}
-            1 => return refused(Refusal::Malformed),
-            2 => return refused(Refusal::AlreadyClaimed),
-            3 => return refused(Refusal::NotClaimed),
-            4 => return refused(Refusal::WrongProof),
-            5 => return refused(Refusal::UnknownUnlock),
-            6 => return refused(Refusal::TooMany),
-            7 => return refused(Refusal::Draining),
-            _ => return Err(error),
-        }
         let mut token = ClaimToken([0; 32]);
         token.0.copy_from_slice(&bytes[6..]);
-        if (token.0 == [0; 32]) == claimed {
-            return Err(error);
-        }
-        Ok(Self::Accepted {
-            worker_index: u16::from_be_bytes([bytes[2], bytes[3]]),
-            worker_count: u16::from_be_bytes([bytes[4], bytes[5]]),
-            token: claimed.then_some(token),
-        })
+        let verdict = match bytes[0] {
+            0 if claimed && token.0 == [0; 32] => return Err(error),
+            0 => Self::Accepted {
+                worker_index: u16::from_be_bytes([bytes[2], bytes[3]]),
+                worker_count: u16::from_be_bytes([bytes[4], bytes[5]]),
+                token: claimed.then_some(token),
+            },
+            1 => Self::Refused(Refusal::Malformed),
+            2 => Self::Refused(Refusal::AlreadyClaimed),
+            3 => Self::Refused(Refusal::NotClaimed),
+            4 => Self::Refused(Refusal::WrongProof),
+            5 => Self::Refused(Refusal::UnknownUnlock),
+            6 => Self::Refused(Refusal::TooMany),
+            7 => Self::Refused(Refusal::Draining),
+            _ => return Err(error),
+        };
+        // A verdict has one spelling: what is reserved, or unused by this one, is zero.
+        if *verdict.encode() == *bytes { Ok(verdict) } else { Err(error) }
     }
 }
 

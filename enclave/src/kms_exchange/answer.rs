@@ -97,7 +97,8 @@ pub struct AnswerError {
 }
 
 impl Answer {
-    pub(super) fn new(head: &Parts, body: Bytes) -> Self {
+    /// An answer of this head and body.
+    pub fn new(head: &Parts, body: Bytes) -> Self {
         let error_type = head.headers.get("x-amzn-errortype");
         let error_type = error_type.and_then(|value| value.to_str().ok()).map(str::to_owned);
         Self { status: head.status, error_type, body }

@@ -30,25 +30,25 @@ fn keyspace(text: &str) -> Result<Keyspace, ErrorCode> {
 }
 
 /// Keyspace and key id.
-pub(super) fn name(keyspace_text: &str, key_id: &[u8]) -> Result<KeyName, ErrorCode> {
+pub fn name(keyspace_text: &str, key_id: &[u8]) -> Result<KeyName, ErrorCode> {
     Ok(KeyName { keyspace: keyspace(keyspace_text)?, key_id: array(key_id)? })
 }
 
 /// A blob, or none if it is empty.
-pub(super) fn blob(bytes: &[u8]) -> Result<Option<&[u8]>, ErrorCode> {
+pub fn blob(bytes: &[u8]) -> Result<Option<&[u8]>, ErrorCode> {
     ensure(bytes.len() <= BLOB_BYTES_MAX)?;
     Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))
 }
 
 /// An item whose fields are in bounds.
-pub(super) struct Item<'a> {
+pub struct Item<'a> {
     pub(super) name: KeyName,
     pub(super) digest: [u8; 32],
     pub(super) blob: Option<&'a [u8]>,
 }
 
 /// Checks an item. An authorization is reserved and refused.
-pub(super) fn item(item: &SignItem) -> Result<Item<'_>, ErrorCode> {
+pub fn item(item: &SignItem) -> Result<Item<'_>, ErrorCode> {
     ensure(item.authorization.is_empty())?;
     Ok(Item {
         name: name(&item.keyspace, &item.key_id)?,
@@ -58,23 +58,23 @@ pub(super) fn item(item: &SignItem) -> Result<Item<'_>, ErrorCode> {
 }
 
 /// The name of a key to make. A policy is reserved and refused.
-pub(super) fn create(request: &CreateRequest) -> Result<KeyName, ErrorCode> {
+pub fn create(request: &CreateRequest) -> Result<KeyName, ErrorCode> {
     ensure(request.policy.is_empty() && request.challenge.len() <= CHALLENGE_BYTES_MAX)?;
     name(&request.keyspace, &request.key_id)
 }
 
 /// A verifier's nonce.
-pub(super) fn nonce(bytes: &[u8]) -> Result<(), ErrorCode> {
+pub fn nonce(bytes: &[u8]) -> Result<(), ErrorCode> {
     ensure((1..=CHALLENGE_BYTES_MAX).contains(&bytes.len()))
 }
 
 /// The nonce of an attestation.
-pub(super) fn attest_nonce(bytes: &[u8]) -> Result<[u8; ATTEST_NONCE_BYTES], ErrorCode> {
+pub fn attest_nonce(bytes: &[u8]) -> Result<[u8; ATTEST_NONCE_BYTES], ErrorCode> {
     array(bytes)
 }
 
 /// What to unlock or generate.
-pub(super) fn unlock(request: UnlockBeginRequest) -> Result<What, ErrorCode> {
+pub fn unlock(request: UnlockBeginRequest) -> Result<What, ErrorCode> {
     match request.what.ok_or(BAD)? {
         Asked::Row(row) => {
             ensure((1..=WRAPPED_DEK_BYTES_MAX).contains(&row.wrapped_dek.len()))?;
@@ -98,7 +98,7 @@ pub(super) fn unlock(request: UnlockBeginRequest) -> Result<What, ErrorCode> {
 }
 
 /// Which unlock, and the headers that authorize it.
-pub(super) fn authorize(
+pub fn authorize(
     request: UnlockAuthorizeRequest,
 ) -> Result<(UnlockId, SignatureHeaders), ErrorCode> {
     let UnlockAuthorizeRequest { unlock_id, amz_date, authorization, security_token } = request;

@@ -82,6 +82,21 @@ fn a_verdict_carries_a_token_only_to_the_claimant() {
     assert!(Verdict::decode(&frame, false).is_err());
 }
 
+/// Found by the fuzzer: reserved bytes and the tail of a refusal were not looked at.
+#[test]
+fn a_verdict_has_one_spelling() {
+    let accepted = Verdict::Accepted { worker_index: 1, worker_count: 2, token: None }.encode();
+    let refused = Verdict::Refused(Refusal::TooMany).encode();
+    for (frame, reserved) in [(&accepted, vec![1, 6, 37]), (&refused, (1..38).collect())] {
+        assert_eq!(*Verdict::decode(frame, false).unwrap().encode(), **frame);
+        for at in reserved {
+            let mut changed = frame.clone();
+            changed[at] = 1;
+            assert!(Verdict::decode(&changed, false).is_err(), "byte {at}");
+        }
+    }
+}
+
 #[test]
 fn a_token_never_prints() {
     assert_eq!(format!("{:?}", ClaimToken::new([3; 32])), "ClaimToken(redacted)");
