@@ -24,6 +24,11 @@ test-cluster: ## the test cluster itself under faults (root)
 	@hack/packages cluster
 	@hack/cluster-test
 
+fuzz: SECONDS ?= 60
+fuzz: ## fuzz every parser of bytes from outside, SECONDS=60 each
+	@hack/packages build
+	@hack/fuzz/run --seconds $(SECONDS)
+
 test-enclave: ## the enclave as images that boot in QEMU, its memory scanned (tools: 5 minutes the first time)
 	@hack/packages build enclave
 	@hack/test-enclave
