@@ -6,6 +6,7 @@
 mod cache;
 mod caller;
 mod callgrind;
+mod checks;
 mod child;
 mod clock;
 mod enclave;
@@ -32,6 +33,8 @@ struct Arguments {
 enum Command {
     /// One raw signature, with the library's defaults and with SHA instructions.
     Reference(reference::Arguments),
+    /// What each way to check a signature costs.
+    Checks(checks::Arguments),
     /// CPU of a signature on the enclave's stream at saturation, as a ratio to the raw one.
     Sign(sign::Arguments),
     /// System calls of a signature on the stream at saturation (strace, a run of its own).
@@ -51,6 +54,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Reference(arguments) => reference::run(&arguments),
+        Command::Checks(arguments) => checks::run(&arguments),
         Command::Sign(arguments) => sign::run(&arguments),
         Command::SystemCalls(arguments) => system_calls::run(&arguments),
         Command::Callgrind(arguments) => callgrind::run(&arguments),
