@@ -27,6 +27,8 @@ const BYTES_BEYOND_BLOB_MAX: f64 = 512.0;
 const SLOT_BYTES: f64 = 48.0;
 /// Resident MiB with [`Arguments::many`] keys that are sealed only.
 const MANY_MIB_MAX: f64 = 1_024.0;
+/// The last use before the soft limit, in the prefetcher's window.
+const IN_USE_BEFORE_SOFT_MS: u64 = 60_000;
 /// Keys that are plain at once while the cache is filled; the slab holds more.
 const PLAIN_AT_ONCE: usize = 50_000;
 /// Uses of a key that are timed together.
@@ -81,7 +83,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         filled.reopen(arguments.keys)?;
         filled.print_plain_bytes(arguments.keys)?;
         filled.hit(arguments.keys)?;
-        filled.sweep(arguments.keys);
+        filled.sweep(arguments.keys)?;
         filled.storm(arguments.keys)?;
     }
     let filled = Filled::new(&keys, arguments.many)?;
@@ -176,26 +178,41 @@ impl<'a> Filled<'a> {
         Ok(())
     }
 
-    /// Looks at every key: first with nothing to do, then with every plain key to erase.
-    fn sweep(&self, count: usize) {
-        let millions = count as f64 / 1e6;
+    /// Looks at every plain key: none is due; all are in use and due to be opened again; all are
+    /// to be erased.
+    fn sweep(&self, count: usize) -> Result<()> {
+        let in_use_ms = self.now_ms + CEILINGS.key_soft_ttl_ms - IN_USE_BEFORE_SOFT_MS;
         for (what, now_ms) in [
-            ("a sweep with nothing to erase", self.now_ms),
-            ("a sweep that erases every plain key", self.now_ms + CEILINGS.key_hard_ttl_ms),
+            ("a sweep with nothing to do", self.now_ms),
+            ("a sweep in which every key is due", in_use_ms + 1_000),
+            ("a sweep that erases", self.now_ms + CEILINGS.key_hard_ttl_ms),
         ] {
+            if now_ms > in_use_ms && now_ms < self.now_ms + CEILINGS.key_soft_ttl_ms {
+                for number in 0..count {
+                    acquire(self.keys, &self.cache, number, None, in_use_ms)?;
+                }
+            }
             let started = clock::thread_cpu_us();
             self.cache.sweep(now_ms);
             let took_ms = (clock::thread_cpu_us() - started) / 1e3;
-            println!("{what:<44} {:>10.1} ms CPU per million keys", took_ms / millions);
+            println!(
+                "{what:<44} {:>10.1} ms CPU a million plain keys",
+                took_ms * 1e6 / count as f64
+            );
         }
+        Ok(())
     }
 
     /// New keys arrive at a full cache, each of which drops an old one.
     fn storm(&self, count: usize) -> Result<()> {
         let room = count / 2;
         let full = cache_of(room);
-        let fill = self.arrive(&full, 0, room)?;
-        let storm = self.arrive(&full, room, room)?;
+        // Half of it, so that no shard is full yet; then until all are.
+        let fill = self.arrive(&full, 0, room / 2)?;
+        self.arrive(&full, room / 2, room)?;
+        let storm = self.arrive(&full, room + room / 2, room / 2)?;
+        let held = full.counts(self.now_ms).warm;
+        ensure!(held <= room as u64, "{held} keys in room for {room}");
         println!(
             "{:<44} {storm:>10.1} us CPU, {:.1} more than without",
             "a new key, where one is dropped",
