@@ -5,12 +5,15 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use memchr::memmem::Finder;
+use sigil_enclave::key_cache::SHARDS;
 use sigil_enclave::seal;
 use sigil_enclave::secret::Secret32;
 use sigil_enclave_image::pins::Ceilings;
 use sigil_enclave_protocol::v1::{
-    CreateReply, DekRow, ErrorCode, ForgetRequest, SignItem, StateReply, StateRequest,
+    ActivateRequest, CacheSettings, CreateReply, CreateRequest, DekRow, ErrorCode, ForgetRequest,
+    SignItem, StateReply, StateRequest,
 };
 use tokio::time::Instant;
 
@@ -25,6 +28,8 @@ const HALF_BYTES: usize = 16;
 /// Openings of a sealed key before the memory is looked at again, in full batches.
 const OPENINGS: u32 = 313 * ITEMS;
 const ITEMS: u32 = 32;
+/// Other keys until the first one's place is taken: none of them comes to it once in ten million.
+const OTHERS_MAX: u128 = 16 * SHARDS as u128;
 
 /// A secret, and what stands for it in memory: as it is, in the byte order of libsecp256k1's limbs,
 /// and as the two key blocks of an HMAC (RFC 2104). Each in two halves.
@@ -187,6 +192,49 @@ async fn ten_thousand_openings_leave_nothing() {
     scan.expect_soon("COOL, after 10,016 openings", 0, 1);
     forget(&mut sidecar, 1).await;
     scan.expect("forgotten, after 10,016 openings", 0, 1);
+}
+
+/// The cache has many parts, each with a bound of its own: other keys come until one of them takes
+/// the place.
+#[tokio::test]
+async fn an_evicted_key_is_nowhere() {
+    let bench = Bench::boot().await;
+    let mut sidecar = Sidecar::claim(&bench).await;
+    let row = sidecar.seal_with_new_dek("default").await;
+    let settings = state(&mut sidecar).await.settings.unwrap();
+    let parts = u64::try_from(SHARDS).unwrap();
+    let least = CacheSettings { keys: parts, warm_keys: parts, ..settings };
+    let configured = sidecar.client.configure(least).await.unwrap().into_inner();
+    assert_eq!(configured.error(), ErrorCode::Ok, "{configured:?}");
+    let created = sidecar.create("default", 1).await;
+    activate(&mut sidecar, 1, &created).await;
+    let mut scan = Scan::new(&bench, &row);
+    scan.scalar = Some(Needles::of(&plain_scalar(&bench, &row, &created)));
+    scan.expect("WARM, in the smallest cache", 1, 1);
+    let mut others = 0_u128;
+    while scan.look() != (0, 1) {
+        assert!(others < OTHERS_MAX, "{others} other keys, and the first one is still there");
+        for _ in 0..64 {
+            others += 1;
+            activate_another(&mut sidecar, others).await;
+        }
+    }
+    scan.expect("evicted by other keys", 0, 1);
+}
+
+/// Makes and caches a key of this number.
+async fn activate_another(sidecar: &mut Sidecar<'_>, number: u128) {
+    let key_id = Bytes::copy_from_slice(&(number + (1 << 64)).to_be_bytes());
+    let request = CreateRequest {
+        keyspace: "default".into(),
+        key_id: key_id.clone(),
+        challenge: Bytes::new(),
+        policy: Bytes::new(),
+    };
+    let created = sidecar.client.create(request).await.unwrap().into_inner();
+    let request = ActivateRequest { keyspace: "default".into(), key_id, blob: created.blob };
+    let reply = sidecar.client.activate(request).await.unwrap().into_inner();
+    assert_eq!(reply.error(), ErrorCode::Ok);
 }
 
 #[tokio::test]
