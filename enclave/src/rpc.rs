@@ -97,6 +97,7 @@ impl Service {
 
     fn refresh_key(&self, request: &ForceRefreshRequest) -> Result<(), reply::Refused> {
         let name = check::name(&request.keyspace, &request.key_id)?;
+        self.ensure_serving()?;
         let (signer, event) = (self.signer(), Event::Refresh { forced: true });
         let by = self.enclave.opener(&signer, boot_ms());
         Ok(self.enclave.cache.ask(&name, None, event, &by).map(drop)?)
@@ -105,6 +106,7 @@ impl Service {
     fn reseal_key(&self, request: &ResealRequest) -> Result<ResealReply, reply::Refused> {
         let name = check::name(&request.keyspace, &request.key_id)?;
         let blob = check::blob(&request.blob)?.ok_or(ErrorCode::InvalidArgument)?;
+        self.ensure_serving()?;
         let sealed = self.enclave.reseal(&self.signer(), &name, blob, boot_ms())?;
         Ok(reply::resealed(sealed))
     }
