@@ -24,8 +24,8 @@ use shard::{Found, Shard};
 use slot::Event;
 use stats::Stats;
 
-/// Shards: so many that workers seldom meet, and that the plain keys of one are swept in tens of
-/// microseconds.
+/// Shards: so many that workers seldom meet, and that the plain keys of one are swept in a fraction
+/// of a millisecond.
 pub const SHARDS: usize = 256;
 /// Looks at a key for one request: before and after it was opened, and twice more because the
 /// opening of others failed, or because an activation or a `Forget` overtook it.
