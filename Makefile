@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 .PHONY: help demo demo-cluster test test-cluster fuzz lint fmt images generate test-enclave enclave-tools eif image-identity \
-	bench-gate bench-gate-write bench-s4 bench-sign
+	bench-gate bench-gate-write bench-s4 bench-sign verify-all
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -74,3 +74,6 @@ images: ## OCI archives of the production binaries in target/images
 
 generate: ## write the CRDs anew from crds/src
 	@cargo run --quiet --package sigil-crds --bin crdgen
+
+verify-all: ## what takes too long for CI: the image built twice from nothing, fuzzing, benchmarks (hours)
+	@hack/verify-all
