@@ -256,9 +256,9 @@ impl Enclave {
     /// Seals a key again, under the keyspace's sealing DEK: all else that the blob says stays. Gives
     /// the new blob, the public key and that DEK; what is cached does not change.
     ///
-    /// A blob's word on its key's birth is worth what its DEK is worth. It is carried over only if
-    /// that DEK is of this image, or of the one that the blob names: else whoever knows a DEK of
-    /// their own making could have a birth in an honest image vouched for here.
+    /// A blob's word on its key's birth is worth what its DEK is worth, and a DEK born here vouches
+    /// for what it seals. So only what a DEK of this very image sealed is sealed again: any other
+    /// may be known to whoever made it, and the key with it.
     ///
     /// # Errors
     /// See [`KeyError`].
@@ -269,12 +269,10 @@ impl Enclave {
         blob: &[u8],
         now_ms: u64,
     ) -> Result<(Vec<u8>, [u8; 33], DekId), KeyError> {
-        let PlainKey { scalar, public_key, birth_pcr0, dek_provenance, .. } =
+        let PlainKey { scalar, public_key, dek_provenance, .. } =
             self.opener(signer, now_ms).open(name, blob)?.plain;
-        match dek_provenance {
-            Provenance::Born => {}
-            Provenance::Foreign(pcr0) if pcr0 == birth_pcr0 => {}
-            _ => return Err(KeyError::Unvouched),
+        if dek_provenance != Provenance::Born {
+            return Err(KeyError::Unvouched);
         }
         let dek = self.deks.sealing(&name.keyspace, now_ms).ok_or(KeyError::NoSealingDek)?;
         let header = parse(blob)?.header;

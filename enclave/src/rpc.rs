@@ -158,7 +158,8 @@ impl EnclaveApi for Service {
         &self,
         request: Request<UnlockAuthorizeRequest>,
     ) -> Reply<UnlockAuthorizeReply> {
-        let (id, headers) = match check::authorize(request.into_inner()) {
+        let checked = check::authorize(request.into_inner());
+        let (id, headers) = match checked.and_then(|it| self.ensure_serving().map(|()| it)) {
             Ok(checked) => checked,
             Err(code) => return Ok(Response::new(reply::not_authorized(code))),
         };
