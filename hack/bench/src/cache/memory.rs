@@ -30,12 +30,14 @@ pub(crate) fn now() -> Result<Memory> {
 mod tests {
     use super::*;
 
+    /// Other tests of this process take and give back memory meanwhile, but not half as much.
     #[test]
     fn a_large_allocation_shows() {
         let before = now().unwrap();
-        let held = std::hint::black_box(vec![1_u8; 8 << 20]);
+        let held = std::hint::black_box(vec![1_u8; 64 << 20]);
         let after = now().unwrap();
-        assert!(after.heap_bytes - before.heap_bytes >= held.len() as f64);
-        assert!(after.resident_bytes > before.resident_bytes);
+        let shown = held.len() as f64 / 2.0;
+        assert!(after.heap_bytes - before.heap_bytes >= shown, "{before:?} {after:?}");
+        assert!(after.resident_bytes - before.resident_bytes >= shown, "{before:?} {after:?}");
     }
 }
