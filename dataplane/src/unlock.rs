@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sigil_enclave_protocol::KeyId;
+use sigil_enclave_client::KeyId;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 

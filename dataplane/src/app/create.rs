@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use sigil_enclave_protocol::KeyId;
+use sigil_enclave_client::KeyId;
 use sigil_enclave_protocol::v1::{self, ErrorCode};
 use tokio::time::Instant;
 

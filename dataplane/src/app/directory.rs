@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sigil_enclave_protocol::KeyId;
+use sigil_enclave_client::KeyId;
 
 /// Keys of one generation; two generations are kept, 5 MiB in all.
 const GENERATION_KEYS_MAX: usize = 32_768;

@@ -1,7 +1,7 @@
 //! What is known of keys, and proofs about them.
 
 use bytes::Bytes;
-use sigil_enclave_protocol::KeyId;
+use sigil_enclave_client::KeyId;
 use sigil_enclave_protocol::v1::{ErrorCode, ProveRequest};
 
 use super::model::key_not_found;

@@ -1,7 +1,7 @@
 //! Requests and answers as both faces mean them: checked values, no text forms.
 
 use bytes::Bytes;
-use sigil_enclave_protocol::KeyId;
+use sigil_enclave_client::KeyId;
 use sigil_enclave_protocol::bounds::{
     AUTHORIZATION_BYTES_MAX, CHALLENGE_BYTES_MAX, POLICY_BYTES_MAX,
 };

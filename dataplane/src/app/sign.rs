@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use k256::ecdsa::Signature;
-use sigil_enclave_protocol::KeyId;
+use sigil_enclave_client::KeyId;
 use sigil_enclave_protocol::v1::{ErrorCode, SignItem, SignResult};
 use tokio::time::Instant;
 

@@ -7,7 +7,7 @@ use sigil_attestation::{
     Document, Measurement, Pcr, PcrAllowList, Provenance, SignedStatement, Statement,
     StatementError, StatementKind, verify_statement,
 };
-use sigil_enclave_protocol::KeyId;
+use sigil_enclave_client::KeyId;
 
 use super::Trust;
 use crate::app::Birth;

@@ -13,7 +13,7 @@ use sigil_attestation::{
     Document, Measurement, PcrAllowList, Provenance, SignedStatement, Statement, StatementKind,
     TrustRoot, verify_statement,
 };
-use sigil_enclave_protocol::KeyId;
+use sigil_enclave_client::KeyId;
 use sigil_image_authoring::measurements::Measurements;
 
 use super::checks::{DOCUMENT_CHECKS, of_statement};

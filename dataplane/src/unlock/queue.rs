@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sigil_enclave_protocol::KeyId;
+use sigil_enclave_client::KeyId;
 use sigil_enclave_protocol::handshake::BootId;
 use tokio::time::Instant;
 

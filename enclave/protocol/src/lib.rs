@@ -3,7 +3,6 @@
 
 pub mod bounds;
 pub mod handshake;
-pub mod key_id;
 
 /// Messages, client and server generated from `proto/sigil/enclave/v1/enclave.proto`.
 #[allow(missing_docs, unreachable_pub, reason = "generated code")]
@@ -16,5 +15,3 @@ pub mod key_id;
 pub mod v1 {
     tonic::include_proto!("sigil.enclave.v1");
 }
-
-pub use key_id::KeyId;

@@ -3,8 +3,8 @@
 
 use sigil_enclave::names::Keyspace;
 use sigil_enclave_client::EnclaveAddress;
+use sigil_enclave_client::KeyId;
 use sigil_enclave_image::names::{check_app, check_keyspace, check_keyspace_prefix};
-use sigil_enclave_protocol::KeyId;
 
 use crate::Target;
 
