@@ -8,17 +8,6 @@ pub const ATTEST_PER_S: u64 = 5;
 /// Documents at once: all connections of a restarted dataplane.
 pub const ATTEST_BURST: u64 = 20;
 
-/// Why there is no document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AttestError {
-    /// The rate is used up.
-    #[error("too many attestation requests")]
-    TooOften,
-    /// The NSM refused.
-    #[error("no attestation document")]
-    Nsm,
-}
-
 /// A token bucket.
 #[derive(Debug)]
 pub(crate) struct Rate(Mutex<Bucket>);

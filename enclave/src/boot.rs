@@ -10,7 +10,6 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 use sigil_attestation::TrustRoot;
 use sigil_enclave_image::Pins;
 use sigil_enclave_image::measure::sha384;
-use sigil_enclave_image::pins::VerifyMode as PinnedMode;
 use sigil_enclave_protocol::handshake::BootId;
 use tokio::runtime;
 use tokio::sync::{oneshot, watch};
@@ -25,7 +24,7 @@ use crate::key_cache::{KeyCache, settings};
 use crate::kms_exchange::TlsRoots;
 use crate::nsm::{Nsm, NsmError};
 use crate::rng::{self, Rng, RngSource};
-use crate::signer::{Signer, VerifyMode};
+use crate::signer::Signer;
 use crate::slab::slab;
 use crate::statements::Statements;
 use crate::stats::{Count, micros};
@@ -132,13 +131,9 @@ pub fn abort_on_panic() {
 pub fn start(parts: Parts) -> Result<Running, BootError> {
     let control = runtime::Builder::new_current_thread().enable_all().build()?;
     let enclave = Arc::new(assemble(&parts, control.handle().clone())?);
-    let mode = match enclave.pins.verify_mode {
-        PinnedMode::BatchSample => VerifyMode::OneOfBatch,
-        PinnedMode::Full => VerifyMode::Full,
-    };
     let since = Instant::now();
     let signers = (0..enclave.workers)
-        .map(|_| Signer::new(mode, boot_ms()).map_err(|_| BootError::SelfTest))
+        .map(|_| Signer::new(enclave.pins.verify_mode, boot_ms()).map_err(|_| BootError::SelfTest))
         .collect::<Result<Vec<_>, _>>()?;
     enclave.engine_init_us.add(micros(since.elapsed()));
     let workers = (0_u16..)

@@ -67,13 +67,11 @@ pub struct Installed {
 }
 
 /// Why a DEK is not installed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InstallError {
     /// An unlocked DEK of this id has other bytes or another keyspace, and this one proves no more.
-    #[error("another DEK of this id is unlocked")]
     Mismatch,
     /// [`DEKS_MAX`] are unlocked and all seal.
-    #[error("too many DEKs are unlocked")]
     Full,
 }
 

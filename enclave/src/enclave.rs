@@ -9,7 +9,7 @@ use sigil_enclave_protocol::handshake::BootId;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::attest::{AttestError, Rate};
+use crate::attest::Rate;
 use crate::clock::{Clock, boot_ms};
 use crate::dek::DekTable;
 use crate::key_cache::KeyCache;
@@ -113,18 +113,17 @@ impl Enclave {
     }
 
     /// A live document for the caller's nonce, as the NSM gives it: to verify it is the caller's
-    /// part, and it must learn why if it cannot.
+    /// part, and it must learn why if it cannot. Nothing while the rate is used up.
     ///
     /// # Errors
-    /// See [`AttestError`].
-    pub fn attest(&self, nonce: &[u8]) -> Result<Vec<u8>, AttestError> {
+    /// The NSM refuses.
+    pub fn attest(&self, nonce: &[u8]) -> Result<Option<Vec<u8>>, NsmError> {
         if !self.attest_rate.take(boot_ms()) {
-            return Err(AttestError::TooOften);
+            return Ok(None);
         }
         let user_data = UserData::Live { boot_id: self.boot_id.0 }.encode();
         let (user_data, nonce) = (Some(&*user_data), Some(nonce));
-        let made = self.nsm.document(DocumentRequest { user_data, nonce, public_key: None });
-        made.map_err(|_| AttestError::Nsm)
+        self.nsm.document(DocumentRequest { user_data, nonce, public_key: None }).map(Some)
     }
 
     /// Erases a key from the cache. True if it was there.

@@ -15,7 +15,6 @@ use crate::names::Keyspace;
 use crate::seal::{Header, SealError, parse};
 use crate::secret::Secret32;
 use crate::signer::{Fault, Item, SELF_TEST_DIGEST, Signature, Signer};
-use crate::slab::SlabFull;
 use crate::statements::SignedStatement;
 
 /// Draws before a scalar is in range: one fails with a chance of 2^-128.
@@ -61,50 +60,36 @@ pub struct Opened {
 }
 
 /// Why a key operation does not happen. Closed list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyError {
     /// The key is not cached and no blob came along.
-    #[error("the key is not cached")]
     BlobRequired,
     /// This DEK is not unlocked here, or expired.
-    #[error("the DEK is not unlocked")]
     UnlockRequired(DekId),
     /// The keyspace has no unlocked DEK that may seal.
-    #[error("no DEK of the keyspace seals here")]
     NoSealingDek,
     /// The blob does not open, or is another key's.
-    #[error("the blob is not this key's or does not open")]
     Invalid,
     /// The id is cached with another public key.
-    #[error("the key id is cached with another public key")]
     Conflict,
     /// No keyspace rule of the pins matches.
-    #[error("the keyspace is not pinned")]
     NotPinned,
     /// The statement key's document could not be renewed.
-    #[error("no fresh document binds the statement key")]
     StatementsStale,
-    /// The kernel's random source is not the one that is required.
-    #[error("the random source is not healthy")]
-    RngUnhealthy,
     /// Too many secrets are in memory.
-    #[error(transparent)]
-    NoRoom(#[from] SlabFull),
+    NoRoom,
     /// Another worker opens the key, and the budget for waiting is used up.
-    #[error("the key was not opened in time")]
     OutOfTime,
     /// What the blob says about its key's birth is not vouched for by its DEK.
-    #[error("the blob's DEK does not vouch for the key")]
     Unvouched,
     /// A computation was faulty.
-    #[error("internal fault")]
     Internal,
 }
 
 impl From<SealError> for KeyError {
     fn from(error: SealError) -> Self {
         match error {
-            SealError::NoRoom(full) => Self::NoRoom(full),
+            SealError::NoRoom => Self::NoRoom,
             _ => Self::Invalid,
         }
     }
@@ -205,9 +190,6 @@ impl Enclave {
     ) -> Result<Created, KeyError> {
         if self.pins.rule_for(name.keyspace.as_str()).is_none() {
             return Err(KeyError::NotPinned);
-        }
-        if !self.rng_healthy() {
-            return Err(KeyError::RngUnhealthy);
         }
         let dek = self.deks.sealing(&name.keyspace, now_ms).ok_or(KeyError::NoSealingDek)?;
         let (scalar, public_key) = self.draw_key(signer)?;
@@ -329,7 +311,7 @@ impl Enclave {
 
     fn draw_key(&self, signer: &Signer) -> Result<(Secret32, [u8; 33]), KeyError> {
         for _ in 0..SCALAR_DRAWS_MAX {
-            let mut drawn = Secret32::zeroed()?;
+            let mut drawn = Secret32::zeroed().map_err(|_| KeyError::NoRoom)?;
             let made = self.rng.key_material(b"secp256k1", &mut drawn);
             made.map_err(|_| KeyError::Internal)?;
             if signer.is_scalar(&drawn) {
@@ -379,7 +361,7 @@ fn seal(header: &Header, dek: &Dek, scalar: &Secret32) -> Result<Vec<u8>, KeyErr
     let blob = header.seal(&dek.secret, scalar).map_err(|_| KeyError::Internal)?;
     match parse(&blob).and_then(|sealed| sealed.open(&dek.secret)) {
         Ok(opened) if opened.expose_secret().ct_eq(scalar.expose_secret()).into() => Ok(blob),
-        Err(SealError::NoRoom(full)) => Err(full.into()),
+        Err(SealError::NoRoom) => Err(KeyError::NoRoom),
         _ => Err(KeyError::Internal),
     }
 }

@@ -40,19 +40,15 @@ const HEAD_BYTES_MAX: usize = 8 * 1024;
 const HEADERS_MAX: usize = 32;
 
 /// Why there is no answer to look at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExchangeError {
     /// [`ATTEMPT_TIME_MAX`] or [`EXCHANGE_TIME_MAX`] ran out.
-    #[error("KMS did not answer in time")]
     Timeout,
     /// The byte tunnel failed, or the peer is not the pinned host under a pinned root.
-    #[error("no TLS connection to the pinned KMS host")]
     Tls,
     /// The connection ended early, or what came is not HTTP/1.1.
-    #[error("no HTTP answer from KMS")]
     Http,
     /// The body is longer than [`ANSWER_BYTES_MAX`].
-    #[error("the answer of KMS is too long")]
     TooLong,
 }
 

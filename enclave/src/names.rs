@@ -13,8 +13,7 @@ pub struct Keyspace {
 }
 
 /// A text that is no keyspace name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a keyspace name")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyspaceError;
 
 impl Keyspace {

@@ -179,8 +179,9 @@ impl EnclaveApi for Service {
         let enclave = Arc::clone(&self.enclave);
         let made = self.enclave.control.spawn(async move { enclave.attest(&nonce) }).await;
         Ok(Response::new(match made {
-            Ok(Ok(document)) => AttestReply { document: document.into(), ..AttestReply::default() },
-            Ok(Err(error)) => reply::not_attested(reply::attest_code(error)),
+            Ok(Ok(Some(made))) => AttestReply { document: made.into(), ..AttestReply::default() },
+            Ok(Ok(None)) => reply::not_attested(ErrorCode::Overloaded),
+            Ok(Err(_)) => reply::not_attested(ErrorCode::AttestationFailed),
             Err(_) => reply::not_attested(ErrorCode::Internal),
         }))
     }

@@ -6,6 +6,7 @@
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::digest;
+use sigil_attestation::frame::{self, Malformed, Reader};
 use sigil_enclave_protocol::bounds::{BLOB_BYTES_MAX, NAME_BYTES_MAX};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -13,7 +14,6 @@ use zeroize::Zeroizing;
 use crate::kdf;
 use crate::names::Keyspace;
 use crate::secret::Secret32;
-use crate::slab::SlabFull;
 
 const MAGIC: &[u8; 4] = b"SGK1";
 const VERSION: u8 = 1;
@@ -57,20 +57,22 @@ pub struct Sealed<'a> {
 }
 
 /// Why a blob is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SealError {
     /// Not a blob of version 1, or longer than the bound.
-    #[error("not a key blob of version 1")]
     Malformed,
     /// The policy is not empty; no other is understood.
-    #[error("the blob carries a policy that is not understood")]
     Policy,
     /// Another DEK, or a changed byte.
-    #[error("the blob does not open under this DEK")]
     NotOpened,
     /// No slot is free for the opened key.
-    #[error(transparent)]
-    NoRoom(#[from] SlabFull),
+    NoRoom,
+}
+
+impl From<Malformed> for SealError {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
+    }
 }
 
 impl Header {
@@ -78,14 +80,14 @@ impl Header {
         let mut out = Vec::with_capacity(256);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&[VERSION, ALG_SECP256K1, FLAGS]);
-        put_lp(&mut out, self.app.as_bytes());
-        put_lp(&mut out, self.keyspace.as_str().as_bytes());
+        frame::put(&mut out, self.app.as_bytes());
+        frame::put(&mut out, self.keyspace.as_str().as_bytes());
         out.extend_from_slice(&self.dek_id);
         out.extend_from_slice(&self.key_id);
         out.extend_from_slice(&self.public_key);
         out.extend_from_slice(&self.created_ms.to_be_bytes());
         out.extend_from_slice(&self.birth_pcr0);
-        put_lp(&mut out, &[]);
+        frame::put(&mut out, &[]);
         out
     }
 
@@ -118,21 +120,21 @@ pub fn parse(blob: &[u8]) -> Result<Sealed<'_>, SealError> {
         return Err(SealError::Malformed);
     }
     let mut reader = Reader(blob);
-    if reader.take(4)? != MAGIC || reader.take(3)? != [VERSION, ALG_SECP256K1, FLAGS] {
+    if reader.array()? != *MAGIC || reader.array()? != [VERSION, ALG_SECP256K1, FLAGS] {
         return Err(SealError::Malformed);
     }
-    let app = reader.take_name()?.to_owned();
-    let keyspace = Keyspace::parse(reader.take_name()?).map_err(|_| SealError::Malformed)?;
+    let app = reader.name(NAME_BYTES_MAX)?;
+    let keyspace = Keyspace::parse(&reader.name(NAME_BYTES_MAX)?).map_err(|_| Malformed)?;
     let header = Header {
         app,
         keyspace,
-        dek_id: reader.take_array()?,
-        key_id: reader.take_array()?,
-        public_key: reader.take_array()?,
-        created_ms: u64::from_be_bytes(reader.take_array()?),
-        birth_pcr0: reader.take_array()?,
+        dek_id: reader.array()?,
+        key_id: reader.array()?,
+        public_key: reader.array()?,
+        created_ms: u64::from_be_bytes(reader.array()?),
+        birth_pcr0: reader.array()?,
     };
-    if !reader.take_lp()?.is_empty() {
+    if !reader.field(BLOB_BYTES_MAX)?.is_empty() {
         return Err(SealError::Policy);
     }
     let header_bytes = blob.get(..blob.len() - reader.0.len()).ok_or(SealError::Malformed)?;
@@ -159,7 +161,7 @@ impl Sealed<'_> {
             .cipher()?
             .open_in_place(nonce(), Aad::from(self.header_bytes), &mut *text)
             .map_err(|_| SealError::NotOpened)?;
-        let mut scalar = Secret32::zeroed()?;
+        let mut scalar = Secret32::zeroed().map_err(|_| SealError::NoRoom)?;
         scalar.expose_secret_mut().copy_from_slice(plain);
         Ok(scalar)
     }
@@ -192,39 +194,6 @@ impl Keys {
 /// Fixed: one encryption key seals one message, since the header holds the public key.
 fn nonce() -> Nonce {
     Nonce::assume_unique_for_key([0; 12])
-}
-
-fn put_lp(out: &mut Vec<u8>, bytes: &[u8]) {
-    let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
-    out.extend_from_slice(&length.to_be_bytes());
-    out.extend_from_slice(bytes);
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], SealError> {
-        let (head, rest) = self.0.split_at_checked(count).ok_or(SealError::Malformed)?;
-        self.0 = rest;
-        Ok(head)
-    }
-
-    fn take_array<const N: usize>(&mut self) -> Result<[u8; N], SealError> {
-        self.take(N)?.try_into().map_err(|_| SealError::Malformed)
-    }
-
-    fn take_lp(&mut self) -> Result<&'a [u8], SealError> {
-        let length = u16::from_be_bytes(self.take_array()?);
-        self.take(usize::from(length))
-    }
-
-    fn take_name(&mut self) -> Result<&'a str, SealError> {
-        let name = std::str::from_utf8(self.take_lp()?).map_err(|_| SealError::Malformed)?;
-        if name.is_empty() || name.len() > NAME_BYTES_MAX {
-            return Err(SealError::Malformed);
-        }
-        Ok(name)
-    }
 }
 
 #[cfg(test)]

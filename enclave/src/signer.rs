@@ -2,6 +2,7 @@
 //! SHA-256 code, and leaves only if both are equal byte for byte. One random item of a batch, or
 //! each, is also verified. A single fault (a flipped bit, a bad core) then cannot leak a key.
 
+pub use sigil_enclave_image::pins::VerifyMode;
 use zeroize::Zeroizing;
 
 use crate::rng;
@@ -31,15 +32,6 @@ pub struct Signature {
     pub compact: [u8; 64],
     /// 0..=3.
     pub recovery_id: u8,
-}
-
-/// How a signature is checked before it leaves, beside the recomputation. Pinned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VerifyMode {
-    /// One random item of each batch is verified in full.
-    OneOfBatch,
-    /// Each item is verified in full.
-    Full,
 }
 
 /// One signature to make.
@@ -139,7 +131,7 @@ impl Signer {
         }
         match self.mode {
             VerifyMode::Full => pairs.all(|(item, made)| self.verifies(item, made)),
-            VerifyMode::OneOfBatch => match index_below(items.len(), random) {
+            VerifyMode::BatchSample => match index_below(items.len(), random) {
                 None => items.is_empty(),
                 Some(index) => {
                     pairs.nth(index).is_some_and(|(item, made)| self.verifies(item, made))

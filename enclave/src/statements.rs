@@ -38,8 +38,7 @@ pub struct SignedStatement {
 }
 
 /// No document is fresh enough.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no fresh document binds the statement key")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stale;
 
 impl Statements {

@@ -10,7 +10,7 @@ use tokio::runtime::RuntimeMetrics;
 /// Upper ends of the buckets of `sign_cpu_us`; one more has no end.
 pub const SIGN_CPU_BOUNDS_US: [u64; 10] = [20, 30, 40, 50, 75, 100, 150, 200, 300, 1_000];
 /// One batch in so many is timed on the thread's clock, which costs two system calls.
-const SAMPLE_EVERY_BATCHES: u64 = 16;
+pub(crate) const SAMPLE_EVERY_BATCHES: u64 = 16;
 
 /// The counters of one worker.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ pub struct WorkerStats {
     batches: Count,
 }
 
-/// A number that one thread changes.
+/// A number that goes up and down.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
 
@@ -81,7 +81,7 @@ impl WorkerStats {
 }
 
 /// CPU time of this thread.
-fn thread_cpu() -> Duration {
+pub(crate) fn thread_cpu() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 

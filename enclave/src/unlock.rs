@@ -92,37 +92,27 @@ pub enum Done {
 }
 
 /// Why an unlock does not happen.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum UnlockError {
     /// No rule of the pins matches the keyspace, or the ARN is not among its keys.
-    #[error("the keyspace or the KMS key is not pinned")]
     NotPinned,
     /// Too many are open.
-    #[error("too many unlocks are open")]
     TooMany,
     /// The NSM refused.
-    #[error("no attestation document")]
     Attestation,
     /// No such unlock, expired, or used.
-    #[error("no such unlock")]
     Unknown,
     /// No tunnel came in time.
-    #[error("no tunnel")]
     TunnelMissing,
     /// KMS gave no answer.
-    #[error(transparent)]
-    Exchange(#[from] ExchangeError),
+    Exchange(ExchangeError),
     /// KMS said no, or its answer was refused.
-    #[error(transparent)]
-    Answer(#[from] AnswerError),
+    Answer(AnswerError),
     /// The DEK is not what the row's birth document or the installed DEK says.
-    #[error("the DEK is another one")]
     Mismatch,
     /// The DEK table is full.
-    #[error("too many DEKs")]
     Full,
     /// No randomness, or a name that a format does not allow.
-    #[error("internal fault")]
     Internal,
 }
 
@@ -245,9 +235,10 @@ impl Enclave {
         let now_unix_s = self.clock.wall_ms() / 1_000;
         let Waiting { request, operation, key_arn, .. } = &taken.waiting;
         let tls = &self.unlocks.tls;
-        let answer = exchange(tunnel, tls, now_unix_s, request, &headers).await?;
+        let answer = exchange(tunnel, tls, now_unix_s, request, &headers).await;
         let recipient = self.unlocks.recipient.get().ok_or(UnlockError::Internal)?;
-        let opened = answer.open(recipient, operation, key_arn)?;
+        let answer = answer.map_err(UnlockError::Exchange)?;
+        let opened = answer.open(recipient, operation, key_arn).map_err(UnlockError::Answer)?;
         self.take_in(&taken.waiting, opened)
     }
 

@@ -9,7 +9,7 @@ pub mod allow_list;
 pub mod bounds;
 mod certificate;
 pub mod document;
-mod frame;
+pub mod frame;
 pub mod statement;
 pub mod user_data;
 pub mod verify;

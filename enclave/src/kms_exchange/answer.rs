@@ -83,8 +83,7 @@ pub enum AnswerClass {
 }
 
 /// An answer that gives no DEK.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("KMS answered {http_status} {aws_error_code}: {reason}")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnswerError {
     /// What to do about it.
     pub class: AnswerClass,

@@ -29,19 +29,15 @@ pub struct RecipientKey {
 pub struct RecipientError;
 
 /// Why an envelope gives no DEK.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EnvelopeError {
     /// Not of the one structure that KMS makes.
-    #[error("the envelope is malformed")]
     Malformed,
     /// For another recipient key.
-    #[error("the envelope is for another key")]
     OtherRecipient,
     /// It does not decrypt to 32 bytes. One error for RSA, OAEP, AES, padding and length.
-    #[error("the envelope does not open")]
     Closed,
     /// It opens, and no slot is free for the DEK.
-    #[error("too many secrets are in memory")]
     NoRoom,
 }
 

@@ -8,7 +8,6 @@ use sigil_enclave_protocol::v1::{
     WorkerStats as WireWorker,
 };
 
-use crate::attest::AttestError;
 use crate::clock::boot_ms;
 use crate::dek::{DekId, Provenance, Unlocked};
 use crate::enclave::Enclave;
@@ -68,8 +67,7 @@ pub(super) fn key_code(error: KeyError) -> ErrorCode {
         KeyError::NotPinned => ErrorCode::KeyspaceNotPinned,
         KeyError::StatementsStale | KeyError::OutOfTime => ErrorCode::RetryLater,
         KeyError::Unvouched => ErrorCode::DekMismatch,
-        KeyError::RngUnhealthy => ErrorCode::RngUnhealthy,
-        KeyError::NoRoom(_) => ErrorCode::Overloaded,
+        KeyError::NoRoom => ErrorCode::Overloaded,
         KeyError::Internal => ErrorCode::Internal,
     }
 }
@@ -196,13 +194,6 @@ pub(super) fn unlock_code(error: &UnlockError) -> ErrorCode {
         },
         UnlockError::Mismatch => ErrorCode::DekMismatch,
         UnlockError::Internal => ErrorCode::Internal,
-    }
-}
-
-pub(super) fn attest_code(error: AttestError) -> ErrorCode {
-    match error {
-        AttestError::TooOften => ErrorCode::Overloaded,
-        AttestError::Nsm => ErrorCode::AttestationFailed,
     }
 }
 

@@ -76,7 +76,7 @@ fn blob_with_a_policy_is_refused() {
     let at = blob.len() - 2;
     for policy in [&[0_u8, 0, 0][..], &[1, 0, 1, 7], &[9]] {
         blob.truncate(at);
-        put_lp(&mut blob, policy);
+        frame::put(&mut blob, policy);
         blob.extend_from_slice(&[0; TAIL_BYTES]);
         assert_eq!(parse(&blob).unwrap_err(), SealError::Policy);
     }

@@ -86,7 +86,7 @@ fn what_is_no_scalar_is_refused() {
 
 #[test]
 fn blinding_is_drawn_again_by_count_and_by_age() {
-    let mut signer = Signer::new(VerifyMode::OneOfBatch, 0).unwrap();
+    let mut signer = Signer::new(VerifyMode::BatchSample, 0).unwrap();
     let (scalar, public_key) = key(&signer, &[7; 32]);
     let item = Item { digest: [9; 32], scalar: &scalar, public_key: &public_key };
     let first = signer.sign_batch(&[item; 32], 10).unwrap();
@@ -106,7 +106,7 @@ fn blinding_is_drawn_again_by_count_and_by_age() {
 
 #[test]
 fn a_signature_that_does_not_verify_stops_the_whole_batch() {
-    for mode in [VerifyMode::OneOfBatch, VerifyMode::Full] {
+    for mode in [VerifyMode::BatchSample, VerifyMode::Full] {
         let mut signer = Signer::new(mode, 0).unwrap();
         let (_, other) = key(&signer, &[8; 32]);
         let mut scalar = Secret32::copy_from(&[7; 32]).unwrap();
@@ -125,7 +125,7 @@ proptest! {
         scalar: [u8; 32], digest: [u8; 32]
     ) {
         let Ok(oracle) = SigningKey::from_slice(&scalar) else { return Ok(()) };
-        let (signature, public_key) = sign(VerifyMode::OneOfBatch, &scalar, digest);
+        let (signature, public_key) = sign(VerifyMode::BatchSample, &scalar, digest);
         let verifying = VerifyingKey::from(&oracle);
         let point = verifying.to_sec1_point(true);
         prop_assert_eq!(point.as_bytes(), &public_key[..]);

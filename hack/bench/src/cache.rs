@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use clap::Args;
 use sigil_enclave::key_cache::settings::Settings;
 use sigil_enclave::key_cache::slot::Event;
@@ -249,7 +249,7 @@ fn acquire(
 ) -> Result<()> {
     let name = keys.name(number);
     let used = cache.ask(&name, blob, Event::Sign, &keys.opener(now_ms));
-    used.map(drop).with_context(|| format!("key {number}"))
+    used.map(drop).map_err(|error| anyhow!("key {number}: {error:?}"))
 }
 
 fn print_bytes(what: &str, bytes: f64) {

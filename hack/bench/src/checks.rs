@@ -74,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let count = arguments.signatures;
     let (mut plain, mut fast) = (Reference::library_defaults()?, Reference::accelerated()?);
     let (mut sampled, mut full) =
-        (Engine::new(VerifyMode::OneOfBatch)?, Engine::new(VerifyMode::Full)?);
+        (Engine::new(VerifyMode::BatchSample)?, Engine::new(VerifyMode::Full)?);
     let digest = sampled.digest;
     let signature = sampled.sign(1)?;
     let mut a1 = Vec::new();

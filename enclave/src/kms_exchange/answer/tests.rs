@@ -135,7 +135,7 @@ fn errors_have_a_class_and_a_name_of_a_closed_list() {
             let error = answer.open(&sample_recipient(), &decrypt(), ARN).unwrap_err();
             assert_eq!((error.class, error.aws_error_code), (class, name), "{status} {code}");
             assert_eq!(error.http_status, status);
-            assert!(!error.to_string().contains("free text"));
+            assert!(!format!("{error:?}").contains("free text"));
         }
     }
 }

@@ -106,7 +106,7 @@ fn steps() -> impl Iterator<Item = Step> {
 
 #[test]
 fn a_fault_in_any_bit_of_any_step_of_either_computation_stops_the_signature() {
-    let mut signer = Signer::new(VerifyMode::OneOfBatch, 0).unwrap();
+    let mut signer = Signer::new(VerifyMode::BatchSample, 0).unwrap();
     let (scalar, public_key) = key(&signer, &[7; 32]);
     let item = Item { digest: [9; 32], scalar: &scalar, public_key: &public_key };
     let sound = signer.sign_batch(&[item], 0).unwrap();
@@ -123,7 +123,7 @@ fn a_fault_in_any_bit_of_any_step_of_either_computation_stops_the_signature() {
 
 #[test]
 fn a_fault_in_any_item_stops_the_whole_batch() {
-    let mut signer = Signer::new(VerifyMode::OneOfBatch, 0).unwrap();
+    let mut signer = Signer::new(VerifyMode::BatchSample, 0).unwrap();
     let (scalar, public_key) = key(&signer, &[7; 32]);
     let item = Item { digest: [9; 32], scalar: &scalar, public_key: &public_key };
     for computation in 0..64 {
@@ -135,7 +135,7 @@ fn a_fault_in_any_item_stops_the_whole_batch() {
 
 #[test]
 fn a_flipped_bit_of_the_key_in_memory_stops_the_signature() {
-    let mut signer = Signer::new(VerifyMode::OneOfBatch, 0).unwrap();
+    let mut signer = Signer::new(VerifyMode::BatchSample, 0).unwrap();
     let (mut scalar, public_key) = key(&signer, &[7; 32]);
     for bit in 0..256 {
         flip(scalar.expose_secret_mut(), bit);

@@ -1,7 +1,7 @@
 //! Sealed keys without number, and what opens them: the enclave's own parts, without KMS. The DEK is
 //! put into the table as an unlock would put it.
 
-use anyhow::{Context, Result};
+use anyhow::{Error, Result, anyhow};
 use sigil_enclave::dek::{Dek, DekTable, Provenance};
 use sigil_enclave::keys::{BlobOpener, KeyName};
 use sigil_enclave::names::Keyspace;
@@ -24,8 +24,8 @@ pub(super) struct Keys {
 
 impl Keys {
     pub(super) fn new() -> Result<Self> {
-        let signer = Signer::new(VerifyMode::OneOfBatch, 0)?;
-        let keyspace = Keyspace::parse("default").context("a keyspace")?;
+        let signer = Signer::new(VerifyMode::BatchSample, 0)?;
+        let keyspace = Keyspace::parse("default").map_err(failed)?;
         let (dek_secret, scalar) =
             (Secret32::copy_from(&[0xd7; 32])?, Secret32::copy_from(&[0x5a; 32])?);
         let deks = DekTable::default();
@@ -35,7 +35,7 @@ impl Keys {
             provenance: Provenance::Born,
             secret: Secret32::copy_from(dek_secret.expose_secret())?,
         };
-        deks.install(dek, u64::MAX, true)?;
+        deks.install(dek, u64::MAX, true).map_err(failed)?;
         let public_key = signer.public_key(&scalar)?;
         Ok(Self { deks, signer, dek_secret, scalar, public_key, keyspace })
     }
@@ -60,8 +60,13 @@ impl Keys {
             created_ms: 0,
             birth_pcr0: [7; 48],
         };
-        Ok(header.seal(&self.dek_secret, &self.scalar)?)
+        header.seal(&self.dek_secret, &self.scalar).map_err(failed)
     }
+}
+
+/// Errors of the enclave have no text: nobody reads one there.
+fn failed(error: impl std::fmt::Debug) -> Error {
+    anyhow!("{error:?}")
 }
 
 /// Spread over the whole range, as random ids are.

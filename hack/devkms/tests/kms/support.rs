@@ -47,7 +47,7 @@ impl Failure {
     pub(crate) fn answer(self) -> AnswerError {
         match self {
             Self::Answer(error) => error,
-            Self::Exchange(error) => panic!("there was no answer: {error}"),
+            Self::Exchange(error) => panic!("there was no answer: {error:?}"),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::repo;
 const FILE_LINES_MAX: usize = 500;
 /// Lines of code (neither blank nor comment) of the trusted base without its tests. It may only
 /// fall: 6,000, what an auditor reads in a day, is the aim (decision 9).
-const TRUSTED_LINES_MAX: usize = 6_390;
+const TRUSTED_LINES_MAX: usize = 6_300;
 const TRUSTED: [&str; 4] =
     ["enclave/src/", "enclave/protocol/src/", "enclave/attestation/src/", "enclave/image/src/"];
 /// Modules that may hold `unsafe`; each says why in its `allow`.
