@@ -197,12 +197,14 @@ impl DekTable {
         self.find(&id, now_ms).map(|(dek, _)| dek)
     }
 
-    /// Erases what has expired.
-    pub fn sweep(&self, now_ms: u64) {
+    /// Erases what has expired. Gives the number of cached keys whose DEK has not: each holds its
+    /// lease, as do for a moment those that are being opened.
+    pub fn sweep(&self, now_ms: u64) -> u64 {
         let mut inner = self.write();
         inner.rows.retain(|_, row| row.lease.until_ms(now_ms).is_some());
         let Inner { rows, sealing } = &mut *inner;
         sealing.retain(|_, id| rows.contains_key(id));
+        rows.values().map(|row| Arc::strong_count(&row.lease) as u64 - 1).sum()
     }
 
     /// What may be used now.

@@ -139,8 +139,7 @@ impl Enclave {
     /// Erases what has expired and looks at the random source. Every second, on the control thread.
     pub(crate) fn sweep(&self) {
         let now_ms = boot_ms();
-        self.deks.sweep(now_ms);
-        self.cache.sweep(now_ms);
+        self.cache.sweep(now_ms, self.deks.sweep(now_ms));
         self.unlocks.sweep(now_ms);
         if self.rng_seen.look() && !self.rng_healthy() {
             eprintln!("sigil-enclave: the kernel's random source changed; nothing is served");

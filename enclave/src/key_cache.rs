@@ -44,13 +44,14 @@ pub struct KeyCache {
     ceilings: Settings,
     settings: Mutex<Settings>,
     scan_at_ms: AtomicU64,
+    counts: Mutex<Counts>,
     /// Refreshes that wait for a worker.
     pub refreshes: Refreshes,
     /// What is counted.
     pub stats: Stats,
 }
 
-/// Keys by state, for `State`.
+/// Keys by state, for `State` and `Stats`. None is looked at for this.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Plain key present.
@@ -95,6 +96,7 @@ impl KeyCache {
             ceilings,
             settings: Mutex::new(settings),
             scan_at_ms: AtomicU64::new(0),
+            counts: Mutex::default(),
             refreshes: Refreshes::new(),
             stats: Stats::default(),
         };
@@ -203,27 +205,30 @@ impl KeyCache {
         self.place(name).lock().remove(name)
     }
 
-    /// Erases plain keys whose time is over and queues the refreshes that are due. Holds the lock
-    /// of one shard at a time.
-    pub fn sweep(&self, now_ms: u64) {
+    /// Erases plain keys whose time is over, queues the refreshes that are due, and counts. Holds
+    /// the lock of one shard at a time. `leased`: what [`crate::dek::DekTable::sweep`] gave.
+    pub fn sweep(&self, now_ms: u64, leased: u64) {
         let settings = self.settings();
         let scan = now_ms >= self.scan_at_ms.load(Ordering::Relaxed);
         if scan {
             self.scan_at_ms.store(now_ms + settings.prefetch_scan_ms, Ordering::Relaxed);
         }
         let refreshes = (scan && settings.prefetch_in_flight > 0).then_some(&self.refreshes);
+        let (mut warm, mut keys) = (0, 0);
         for place in &self.places {
-            place.lock().sweep(refreshes, now_ms);
+            let mut shard = place.lock();
+            shard.sweep(refreshes, now_ms);
+            warm += shard.warm.len() as u64;
+            keys += shard.entries.len() as u64;
         }
+        let cool = leased.min(keys).saturating_sub(warm);
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) =
+            Counts { warm, cool, invalid: keys - warm - cool };
     }
 
-    /// How many keys are in which state. Looks at all of them, so it is not for a worker.
-    pub fn counts(&self, now_ms: u64) -> Counts {
-        let mut counts = Counts::default();
-        for place in &self.places {
-            place.lock().count(&mut counts, now_ms);
-        }
-        counts
+    /// How many keys were in which state at the last sweep.
+    pub fn counts(&self) -> Counts {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn place(&self, name: &KeyName) -> &Place {

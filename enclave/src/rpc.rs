@@ -64,16 +64,6 @@ impl Service {
         self.signer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Work over the whole cache, which no worker should wait for.
-    async fn on_control<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Enclave) -> T + Send + 'static,
-    ) -> Reply<T> {
-        let enclave = Arc::clone(&self.enclave);
-        let done = self.enclave.control.spawn(async move { work(&enclave) }).await;
-        done.map(Response::new).map_err(|_| Status::internal("control"))
-    }
-
     fn create_key(&self, request: &CreateRequest) -> Result<Created, reply::Refused> {
         let name = check::create(request)?;
         self.ensure_serving()?;
@@ -215,12 +205,15 @@ impl EnclaveApi for Service {
     }
 
     async fn configure(&self, request: Request<CacheSettings>) -> Reply<ConfigureReply> {
-        let settings = request.into_inner();
-        self.on_control(move |enclave| reply::configured(enclave, settings)).await
+        // Work over the whole cache, which no worker should wait for.
+        let (enclave, settings) = (Arc::clone(&self.enclave), request.into_inner());
+        let work = async move { reply::configured(&enclave, settings) };
+        let done = self.enclave.control.spawn(work).await;
+        done.map(Response::new).map_err(|_| Status::internal("control"))
     }
 
     async fn state(&self, _: Request<StateRequest>) -> Reply<StateReply> {
-        self.on_control(|enclave| reply::state(enclave, boot_ms())).await
+        Ok(Response::new(reply::state(&self.enclave, boot_ms())))
     }
 
     async fn health(&self, _: Request<HealthRequest>) -> Reply<HealthReply> {
@@ -228,7 +221,7 @@ impl EnclaveApi for Service {
     }
 
     async fn stats(&self, _: Request<StatsRequest>) -> Reply<StatsReply> {
-        self.on_control(|enclave| reply::stats(enclave, boot_ms())).await
+        Ok(Response::new(reply::stats(&self.enclave, boot_ms())))
     }
 
     async fn drain(&self, _: Request<DrainRequest>) -> Reply<DrainReply> {

@@ -4,11 +4,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::Open;
 use super::prefetch::{REFRESHES_MAX, Refreshes, is_due};
 use super::settings::{ENTRY_BYTES, Settings};
 use super::slot::{Effect, Event, State, step};
 use super::stats::Row;
-use super::{Counts, Open};
 use crate::dek::{DekId, Lease};
 use crate::keys::{KeyError, KeyName, Opened, PlainKey};
 
@@ -19,16 +19,16 @@ pub(super) struct Shard {
     pub(super) settings: Settings,
     /// Openings under way, and since when: one a key, and no more than there are workers.
     pub(super) flights: HashMap<KeyName, u64>,
-    entries: HashMap<KeyName, Box<Entry>>,
+    pub(super) entries: HashMap<KeyName, Box<Entry>>,
     /// Names of the entries that hold a plain key, and of all others, by the second of their last
     /// use: what goes first comes first.
-    warm: BTreeSet<(u64, KeyName)>,
+    pub(super) warm: BTreeSet<(u64, KeyName)>,
     cool: BTreeSet<(u64, KeyName)>,
     blob_bytes: usize,
 }
 
 #[derive(Debug)]
-struct Entry {
+pub(super) struct Entry {
     state: State,
     plain: Option<Arc<PlainKey>>,
     public_key: [u8; 33],
@@ -174,17 +174,6 @@ impl Shard {
                     entry.stats.count(|stats| stats.prefetch_skipped += 1);
                 }
             });
-        }
-    }
-
-    /// Adds its entries by state.
-    pub(super) fn count(&self, counts: &mut Counts, now_ms: u64) {
-        for entry in self.entries.values() {
-            match entry.state {
-                State::Warm(_) => counts.warm += 1,
-                _ if entry.dek_valid(now_ms) => counts.cool += 1,
-                _ => counts.invalid += 1,
-            }
         }
     }
 

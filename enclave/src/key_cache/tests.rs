@@ -23,7 +23,7 @@ fn an_unknown_key_needs_its_blob_once() {
     assert_eq!(rig.acquire(7, None, 0), (Err(KeyError::BlobRequired), 0));
     assert_eq!(rig.acquire(7, Some(&blob(7, 1, 2)), 0), (Ok(()), 1));
     assert_eq!(rig.acquire(7, None, 1), (Ok(()), 0));
-    assert_eq!(rig.cache.counts(1), Counts { warm: 1, cool: 0, invalid: 0 });
+    assert_eq!(rig.sweep(1), Counts { warm: 1, cool: 0, invalid: 0 });
     assert!(rig.cache.forget(&name(7)) && !rig.cache.forget(&name(7)));
     assert_eq!(rig.acquire(7, None, 2), (Err(KeyError::BlobRequired), 0));
 }
@@ -32,13 +32,31 @@ fn an_unknown_key_needs_its_blob_once() {
 fn a_key_cools_when_its_time_is_over_and_opens_in_place() {
     let rig = Rig::new(SETTINGS);
     rig.acquire(7, Some(&blob(7, 1, 2)), 0).0.unwrap();
-    rig.cache.sweep(999);
-    assert_eq!(rig.cache.counts(999), Counts { warm: 1, cool: 0, invalid: 0 });
-    rig.cache.sweep(1_000);
+    assert_eq!(rig.sweep(999), Counts { warm: 1, cool: 0, invalid: 0 });
+    assert_eq!(rig.sweep(1_000), Counts { warm: 0, cool: 1, invalid: 0 });
     assert_eq!(rig.check(), 0, "erased on expiry, not on access");
-    assert_eq!(rig.cache.counts(1_000), Counts { warm: 0, cool: 1, invalid: 0 });
-    assert_eq!(rig.cache.counts(10_000), Counts { warm: 0, cool: 0, invalid: 1 });
     assert_eq!(rig.acquire(7, None, 2_900), (Ok(()), 1));
+    assert_eq!(rig.sweep(10_000), Counts { warm: 0, cool: 0, invalid: 1 });
+}
+
+#[test]
+fn keys_are_counted_once_a_second_and_not_by_those_who_ask() {
+    let rig = Rig::new(SETTINGS);
+    rig.unlock(2, 20_000);
+    for (id, dek) in [(1, 1), (2, 1), (3, 2), (4, 2)] {
+        rig.activate(id, &blob(id, dek, 2), 0).unwrap();
+    }
+    assert_eq!(rig.cache.counts(), Counts::default(), "not yet");
+    assert_eq!(rig.sweep(0), Counts { warm: 4, cool: 0, invalid: 0 });
+    rig.cache.forget(&name(4));
+    assert_eq!(rig.cache.counts(), Counts { warm: 4, cool: 0, invalid: 0 }, "as of the last sweep");
+    assert_eq!(rig.sweep(1_000), Counts { warm: 0, cool: 3, invalid: 0 });
+    rig.acquire(3, None, 9_999).0.unwrap();
+    assert_eq!(rig.sweep(10_000), Counts { warm: 1, cool: 0, invalid: 2 }, "DEK 1 is over");
+    rig.unlock(1, 20_000);
+    assert_eq!(rig.sweep(10_001), Counts { warm: 1, cool: 0, invalid: 2 }, "not used since");
+    rig.acquire(1, None, 10_002).0.unwrap();
+    assert_eq!(rig.sweep(10_003), Counts { warm: 2, cool: 0, invalid: 1 });
 }
 
 #[test]
@@ -86,7 +104,7 @@ fn a_forced_refresh_opens_whatever_is_cached_and_nothing_else() {
     assert_eq!(rig.refresh(7, true, 0), (Err(KeyError::BlobRequired), 0));
     rig.activate(7, &blob(7, 1, 2), 0).unwrap();
     assert_eq!(rig.refresh(7, true, 10), (Ok(()), 1), "warm");
-    rig.cache.sweep(1_010);
+    rig.sweep(1_010);
     assert_eq!(rig.refresh(7, true, 1_020), (Ok(()), 1), "cool");
     assert_eq!(rig.acquire(7, None, 2_019), (Ok(()), 0));
     let locked = (Err(KeyError::UnlockRequired([1; 16])), 0);
@@ -110,8 +128,7 @@ fn a_dek_that_expires_during_a_batch_signs_what_the_batch_holds_and_nothing_afte
     let rig = Rig::new(Settings { key_hard_ttl_ms: 60_000, ..SETTINGS });
     rig.activate(7, &blob(7, 1, 2), 0).unwrap();
     let held = rig.cache.ask(&name(7), None, Event::Sign, &rig.batch(9_999)).unwrap().unwrap();
-    rig.deks.sweep(10_000);
-    rig.cache.sweep(10_000);
+    rig.sweep(10_000);
     assert_eq!(rig.check(), 0, "the cache has erased its own");
     assert_eq!(Arc::strong_count(&held), 1, "and the batch erases the last at its end");
     for now_ms in [9_999, 10_000] {
@@ -165,7 +182,7 @@ fn an_activated_blob_takes_the_place_of_one_that_could_still_be_opened() {
     rig.unlock(2, 20_000);
     rig.activate(7, &blob(7, 1, 2), 0).unwrap();
     rig.activate(7, &blob(7, 2, 2), 1).unwrap();
-    rig.cache.sweep(10_000);
+    rig.sweep(10_000);
     assert_eq!(rig.acquire(7, None, 10_000), (Ok(()), 1), "DEK 1 is over, and no longer matters");
 }
 
@@ -190,7 +207,8 @@ fn an_eviction_storm_opens_each_key_once_and_keeps_to_the_bounds() {
         }
     }
     let last = 1_000 * 1_023;
-    assert_eq!(rig.cache.counts(last).warm + rig.cache.counts(last).cool, 64);
+    let Counts { warm, cool, invalid } = rig.sweep(last);
+    assert_eq!((warm + cool, invalid), (64, 0));
     assert_eq!(rig.acquire(255, None, last), (Ok(()), 0), "the newest is warm");
     assert_eq!(rig.acquire(192, None, last), (Ok(()), 1), "the oldest of 64 is cool");
     assert_eq!(rig.acquire(191, None, last).0, Err(KeyError::BlobRequired), "one more is gone");
@@ -203,7 +221,7 @@ fn the_cache_is_bounded_by_bytes() {
         rig.acquire(id, Some(&blob(id, 1, 2)), 1).0.unwrap();
         rig.check();
     }
-    assert_eq!(rig.cache.counts(1).warm, 5);
+    assert_eq!(rig.sweep(1).warm, 5);
 }
 
 #[test]
@@ -216,9 +234,9 @@ fn the_prefetcher_refreshes_keys_in_use_and_counts_what_it_skips() {
     for id in 1..4 {
         rig.acquire(id, None, 790).0.unwrap();
     }
-    rig.cache.sweep(799);
+    rig.sweep(799);
     assert_eq!(rig.next_refresh(), None, "not yet");
-    rig.cache.sweep(800);
+    rig.sweep(800);
     let queued = [rig.next_refresh().unwrap(), rig.next_refresh().unwrap()];
     assert_eq!((queued, rig.next_refresh()), ([name(1), name(2)], None));
     let [counted] = rig.cache.stats.snapshot().try_into().unwrap();
@@ -227,7 +245,7 @@ fn the_prefetcher_refreshes_keys_in_use_and_counts_what_it_skips() {
     for queued in queued {
         assert_eq!(rig.refresh(queued.key_id[0], false, 801), (Ok(()), 1));
     }
-    rig.cache.sweep(802);
+    rig.sweep(802);
     assert_eq!((rig.next_refresh(), rig.next_refresh()), (Some(name(3)), None), "its turn");
     rig.cache.configure(Settings { prefetch_in_flight: 0, ..settings }, 802).unwrap_err();
 }

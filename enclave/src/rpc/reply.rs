@@ -228,7 +228,7 @@ pub(super) fn state(enclave: &Enclave, now_ms: u64) -> StateReply {
         sealing: installed.sealing,
         valid_for_ms: installed.until_ms.saturating_sub(now_ms),
     });
-    let counts = enclave.cache.counts(now_ms);
+    let counts = enclave.cache.counts();
     StateReply {
         error: ErrorCode::Ok.into(),
         deks: deks.collect(),
@@ -260,7 +260,7 @@ pub(super) fn health(enclave: &Enclave, now_ms: u64) -> HealthReply {
 }
 
 pub(super) fn stats(enclave: &Enclave, now_ms: u64) -> StatsReply {
-    let counts = enclave.cache.counts(now_ms);
+    let counts = enclave.cache.counts();
     let slab = slab().ok();
     let slots = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     StatsReply {

@@ -194,7 +194,7 @@ fn many_workers_on_few_keys_open_each_key_once_at_a_time() {
                     let (worker, blob) = (worker(rig, opened), &blobs[usize::from(id)]);
                     if round % 97 == 0 {
                         rig.cache.forget(&name(id));
-                        rig.cache.sweep(boot_ms());
+                        rig.sweep(boot_ms());
                     }
                     let key = rig.cache.ask(&name(id), Some(blob), Event::Sign, &worker);
                     // Others may use up or displace a key each time before it is our turn.

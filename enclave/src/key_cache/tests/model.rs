@@ -360,7 +360,7 @@ impl Pair {
                 return;
             }
             Do::Sweep => {
-                self.rig.cache.sweep(self.model.now_ms);
+                self.rig.cache.sweep(self.model.now_ms, 0);
                 return self.model.sweep();
             }
             Do::Unlock(id, for_ms) => return self.install(id, for_ms, false),

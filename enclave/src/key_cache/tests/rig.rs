@@ -131,6 +131,12 @@ impl Rig {
         }
     }
 
+    /// What happens every second, and the counts after it.
+    pub(super) fn sweep(&self, now_ms: u64) -> Counts {
+        self.cache.sweep(now_ms, self.deks.sweep(now_ms));
+        self.cache.counts()
+    }
+
     /// Asserts what must hold after every step, and gives the number of plain keys.
     pub(super) fn check(&self) -> usize {
         let settings = self.cache.settings();

@@ -44,6 +44,11 @@ impl Keys {
         BlobOpener { app: APP, deks: &self.deks, signer: &self.signer, began_ms }
     }
 
+    /// Keys that are cached under the DEK.
+    pub(super) fn leased(&self, now_ms: u64) -> u64 {
+        self.deks.sweep(now_ms)
+    }
+
     /// The name of key `number`.
     pub(super) fn name(&self, number: usize) -> KeyName {
         KeyName { keyspace: self.keyspace, key_id: key_id(number) }
