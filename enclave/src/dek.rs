@@ -197,6 +197,13 @@ impl DekTable {
         self.find(&id, now_ms).map(|(dek, _)| dek)
     }
 
+    /// Lets no DEK be used from `until_ms` on: the lifetime was lowered.
+    pub fn limit(&self, until_ms: u64) {
+        for row in self.read().rows.values() {
+            row.lease.0.fetch_min(until_ms, Ordering::AcqRel);
+        }
+    }
+
     /// Erases what has expired. Gives the number of cached keys whose DEK has not: each holds its
     /// lease, as do for a moment those that are being opened.
     pub fn sweep(&self, now_ms: u64) -> u64 {
@@ -284,6 +291,20 @@ mod tests {
         let again = table.install(dek(1, 1, Provenance::Unproven), 150, true).unwrap();
         assert_eq!(again, proved);
         assert_eq!(lease.until_ms(199), Some(200), "shared with the keys opened before");
+    }
+
+    #[test]
+    fn a_lower_lifetime_holds_for_what_is_unlocked_and_a_higher_one_changes_nothing() {
+        let table = DekTable::default();
+        table.install(dek(1, 1, Provenance::Born), 100, true).unwrap();
+        table.install(dek(2, 2, Provenance::Born), 200, false).unwrap();
+        let (_, lease) = table.find(&[2; 16], 0).unwrap();
+        let until_ms = || [1, 2].map(|id| table.find(&[id; 16], 0).unwrap().1.until_ms(0).unwrap());
+        table.limit(300);
+        assert_eq!(until_ms(), [100, 200]);
+        table.limit(150);
+        assert_eq!(until_ms(), [100, 150]);
+        assert_eq!(lease.until_ms(150), None, "shared with the keys opened before");
     }
 
     #[test]

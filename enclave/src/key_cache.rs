@@ -97,7 +97,7 @@ impl KeyCache {
             settings: Mutex::new(settings),
             scan_at_ms: AtomicU64::new(0),
             counts: Mutex::default(),
-            refreshes: Refreshes::new(),
+            refreshes: Refreshes::default(),
             stats: Stats::default(),
         };
         cache.apply(&settings, 0);
@@ -158,12 +158,12 @@ impl KeyCache {
                 Found::Ready(key) => return Ok(key),
                 Found::Sealed(sealed) => sealed,
             };
-            let stats = self.stats.row(&name.keyspace);
             if let Some(since_ms) = shard.flights.get(name) {
                 let own_ms = by.began_ms().saturating_add(shard.settings.sign_wait_ms);
                 let until_ms = own_ms.min(since_ms.saturating_add(shard.settings.hard_refresh_ms));
                 // A millisecond less, since the clock shows only whole ones.
                 let left = Duration::from_millis(until_ms.saturating_sub(boot_ms() + 1));
+                let stats = self.stats.row(&name.keyspace, false);
                 stats.count(|stats| stats.singleflight_waiters += 1);
                 let under_way = |shard: &mut Shard| shard.flights.contains_key(name);
                 let waited = place.landed.wait_timeout_while(shard, left, under_way);
@@ -182,6 +182,7 @@ impl KeyCache {
             drop(shard);
             let started = Instant::now();
             let opened = by.open(name, &sealed.blob);
+            let stats = self.stats.row(&name.keyspace, opened.is_ok());
             stats.opened(started.elapsed(), opened.is_err());
             shard = place.lock();
             shard.flights.remove(name);
@@ -196,7 +197,7 @@ impl KeyCache {
     /// # Errors
     /// [`KeyError::Conflict`]: the id is cached with another public key.
     pub fn put(&self, name: &KeyName, blob: &[u8], opened: Opened, now_ms: u64) -> Done {
-        let stats = self.stats.row(&name.keyspace);
+        let stats = self.stats.row(&name.keyspace, true);
         self.place(name).lock().put(name, blob.into(), opened, stats, now_ms)
     }
 

@@ -153,13 +153,15 @@ impl Open for BlobOpener<'_> {
         let mut scalar = sealed.open(&dek.secret)?;
         // Before the comparison: what changes in between does not compare.
         scalar.bind_to(&header.public_key);
-        let public_key = self.signer.public_key(&scalar).map_err(|_| KeyError::Invalid)?;
-        if public_key != header.public_key {
-            return Err(KeyError::Invalid);
+        match self.signer.public_key(&scalar) {
+            Ok(public_key) if public_key == header.public_key => {}
+            // It was computed in two ways that differ, which says nothing about the blob.
+            Err(Fault) if self.signer.is_scalar(&scalar) => return Err(KeyError::Internal),
+            _ => return Err(KeyError::Invalid),
         }
         let plain = PlainKey {
             scalar,
-            public_key,
+            public_key: header.public_key,
             birth_pcr0: header.birth_pcr0,
             dek_id: dek.id,
             dek_provenance: dek.provenance,
@@ -280,7 +282,8 @@ impl Enclave {
     /// Refreshes what was asked for, for ever: one key at a time between the batches of the worker
     /// that owns `signer`. A failure is counted, and shows when the plain key is over.
     pub async fn refresh_queued(self: Arc<Self>, signer: Arc<Mutex<Signer>>) {
-        while let Some(name) = self.cache.refreshes.next().await {
+        loop {
+            let name = self.cache.refreshes.next().await;
             {
                 let signer = signer.lock().unwrap_or_else(PoisonError::into_inner);
                 let by = self.opener(&signer, boot_ms());

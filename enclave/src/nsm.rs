@@ -1,7 +1,7 @@
 //! The Nitro Secure Module behind one small trait. The production implementation is the device;
 //! a development one is injected by `enclave/insecure`, a crate that no production binary reaches.
 
-use zeroize::Zeroizing;
+use crate::secret::Secret32;
 
 pub mod device;
 
@@ -34,5 +34,5 @@ pub trait Nsm: Send + Sync {
     ///
     /// # Errors
     /// The module refuses.
-    fn entropy(&self) -> Result<Zeroizing<[u8; 32]>, NsmError>;
+    fn entropy(&self) -> Result<Secret32, NsmError>;
 }

@@ -49,7 +49,7 @@ pub struct RngError;
 
 /// Source of key material, shared by all workers.
 pub struct Rng {
-    nsm_entropy: Mutex<Zeroizing<[u8; 32]>>,
+    nsm_entropy: Mutex<Secret32>,
     counter: AtomicU64,
 }
 
@@ -80,7 +80,7 @@ impl Rng {
         let mut input = Zeroizing::new([0; 72]);
         kernel(&mut input[..32])?;
         let nsm_entropy = self.nsm_entropy.lock().unwrap_or_else(PoisonError::into_inner);
-        input[32..64].copy_from_slice(&**nsm_entropy);
+        input[32..64].copy_from_slice(nsm_entropy.expose_secret());
         drop(nsm_entropy);
         let counter = self.counter.fetch_add(1, Ordering::Relaxed);
         input[64..].copy_from_slice(&counter.to_be_bytes());
@@ -127,10 +127,10 @@ mod tests {
             Err(NsmError("no documents here".into()))
         }
 
-        fn entropy(&self) -> Result<Zeroizing<[u8; 32]>, NsmError> {
+        fn entropy(&self) -> Result<Secret32, NsmError> {
             match self.0 {
                 0 => Err(NsmError("no entropy".into())),
-                byte => Ok(Zeroizing::new([byte; 32])),
+                byte => Ok(Secret32::copy_from(&[byte; 32]).unwrap()),
             }
         }
     }
@@ -151,9 +151,9 @@ mod tests {
         assert!(Rng::new(&Entropy(0)).is_err());
         let rng = Rng::new(&Entropy(1)).unwrap();
         assert!(rng.refresh(&Entropy(0)).is_err());
-        assert_eq!(**rng.nsm_entropy.lock().unwrap(), [1; 32]);
+        assert_eq!(rng.nsm_entropy.lock().unwrap().expose_secret(), &[1; 32]);
         rng.refresh(&Entropy(2)).unwrap();
-        assert_eq!(**rng.nsm_entropy.lock().unwrap(), [2; 32]);
+        assert_eq!(rng.nsm_entropy.lock().unwrap().expose_secret(), &[2; 32]);
         rng.key_material(b"x", &mut Secret32::zeroed().unwrap()).unwrap();
     }
 }

@@ -96,7 +96,6 @@ impl Statements {
 #[cfg(test)]
 mod tests {
     use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
-    use zeroize::Zeroizing;
 
     use super::*;
     use crate::nsm::{DocumentRequest, Nsm, NsmError};
@@ -108,8 +107,8 @@ mod tests {
             Err(NsmError("no documents here".into()))
         }
 
-        fn entropy(&self) -> Result<Zeroizing<[u8; 32]>, NsmError> {
-            Ok(Zeroizing::new([1; 32]))
+        fn entropy(&self) -> Result<Secret32, NsmError> {
+            Ok(Secret32::copy_from(&[1; 32]).unwrap())
         }
     }
 

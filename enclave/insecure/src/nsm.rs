@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sigil_enclave::nsm::{DocumentRequest, Nsm, NsmError};
+use sigil_enclave::secret::Secret32;
 use sigil_enclave_image::measure::{self, ProcessPcrs};
-use zeroize::Zeroizing;
 
 pub use authority::{Chain, TestRoot, Validity, test_root_der};
 pub use document::TestDocument;
@@ -109,9 +109,10 @@ impl Nsm for SoftwareNsm {
         document.sign(&*self.chains.at(now_ms)?)
     }
 
-    fn entropy(&self) -> Result<Zeroizing<[u8; 32]>, NsmError> {
-        let mut entropy = Zeroizing::new([0; 32]);
-        aws_lc_rs::rand::fill(&mut *entropy).map_err(|_| NsmError("no randomness".into()))?;
+    fn entropy(&self) -> Result<Secret32, NsmError> {
+        let mut entropy = Secret32::zeroed().map_err(|full| NsmError(full.to_string()))?;
+        aws_lc_rs::rand::fill(entropy.expose_secret_mut())
+            .map_err(|_| NsmError("no randomness".into()))?;
         Ok(entropy)
     }
 }

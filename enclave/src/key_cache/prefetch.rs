@@ -1,7 +1,10 @@
 //! Refreshes that nobody waits for: which keys, ahead of their soft limit, and the queue from
 //! which the workers take them between their batches.
 
-use tokio::sync::{Mutex, mpsc};
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::Notify;
 
 use super::settings::Settings;
 use super::slot::Warm;
@@ -24,27 +27,36 @@ pub fn is_due(warm: &Warm, used_ms: u64, spread: u8, now_ms: u64, settings: &Set
 }
 
 /// Names of keys whose refresh was asked for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Refreshes {
-    queue: mpsc::Sender<KeyName>,
-    turns: Mutex<mpsc::Receiver<KeyName>>,
+    queue: Mutex<VecDeque<KeyName>>,
+    offered: Notify,
 }
 
 impl Refreshes {
-    pub(super) fn new() -> Self {
-        let (queue, turns) = mpsc::channel(REFRESHES_MAX);
-        Self { queue, turns: Mutex::new(turns) }
-    }
-
-    /// Queues a key unless `most` are queued.
+    /// Queues a key unless `most` are queued. All workers that wait are woken, since any one of
+    /// them may be busy for long.
     pub(super) fn offer(&self, name: KeyName, most: u64) -> bool {
-        let queued = self.queue.max_capacity() - self.queue.capacity();
-        (queued as u64) < most && self.queue.try_send(name).is_ok()
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_room = (queue.len() as u64) < most.min(REFRESHES_MAX as u64);
+        if has_room {
+            queue.push_back(name);
+            self.offered.notify_waiters();
+        }
+        has_room
     }
 
     /// The next key to refresh; for as many workers as there are.
-    pub async fn next(&self) -> Option<KeyName> {
-        self.turns.lock().await.recv().await
+    pub async fn next(&self) -> KeyName {
+        loop {
+            // First of all, so that nothing offered from here on is missed.
+            let offered = self.offered.notified();
+            let next = self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            match next {
+                Some(name) => return name,
+                None => offered.await,
+            }
+        }
     }
 }
 

@@ -19,7 +19,7 @@ pub const LATENCY_BOUNDS_US: [u64; 10] =
 #[derive(Debug)]
 pub struct Row(Mutex<KeyspaceStats>);
 
-/// The counters of all keyspaces; without a name those of the ones that came too late for one.
+/// The counters of all keyspaces; without a name those of the ones that have none.
 #[derive(Debug, Default)]
 pub struct Stats(Mutex<HashMap<String, Arc<Row>>>);
 
@@ -44,9 +44,12 @@ impl Row {
 }
 
 impl Stats {
-    pub(super) fn row(&self, keyspace: &Keyspace) -> Arc<Row> {
+    /// A keyspace is counted by name once a key of it was opened: its DEK was unlocked, so a rule
+    /// of the pins matches it. Names that somebody makes up take no places.
+    pub(super) fn row(&self, keyspace: &Keyspace, opened: bool) -> Arc<Row> {
         let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let named = rows.len() < KEYSPACES_MAX || rows.contains_key(keyspace.as_str());
+        let free = opened && rows.len() < KEYSPACES_MAX;
+        let named = free || rows.contains_key(keyspace.as_str());
         let name = if named { keyspace.as_str() } else { "" };
         let empty = || KeyspaceStats { keyspace: name.to_owned(), ..KeyspaceStats::default() };
         let row = rows.entry(name.to_owned());

@@ -4,18 +4,20 @@
 
 use std::fs::File;
 
-use aws_lc_rs::digest;
 use minicbor::data::Type;
 use minicbor::{Decoder, Encoder};
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 use zeroize::Zeroizing;
 
 use super::{DocumentRequest, Nsm, NsmError};
+use crate::kdf;
+use crate::secret::Secret32;
 
 /// `NSM_REQUEST_MAX_SIZE`.
 const REQUEST_BYTES_MAX: usize = 0x1000;
 /// `NSM_RESPONSE_MAX_SIZE`.
 const RESPONSE_BYTES_MAX: usize = 0x3000;
+const SALT: &[u8] = b"sigil/nsm/v1";
 /// Random bytes of one answer below which something is wrong; AWS's module gives 256.
 const RANDOM_BYTES_MIN: usize = 32;
 
@@ -78,15 +80,15 @@ impl Nsm for NsmDevice {
         Ok(answer(&response, "Attestation", "document")?.to_vec())
     }
 
-    fn entropy(&self) -> Result<Zeroizing<[u8; 32]>, NsmError> {
+    fn entropy(&self) -> Result<Secret32, NsmError> {
         let response = self.call(&random_request())?;
         let random = answer(&response, "GetRandom", "random")?;
         if random.len() < RANDOM_BYTES_MIN {
             return Err(NsmError("too few random bytes".into()));
         }
-        let mut out = Zeroizing::new([0; 32]);
-        out.copy_from_slice(digest::digest(&digest::SHA256, random).as_ref());
-        Ok(out)
+        let mut out = Secret32::zeroed().map_err(|full| NsmError(full.to_string()))?;
+        let hashed = kdf::expand(&kdf::extract(SALT, random), &[], out.expose_secret_mut());
+        hashed.map(|()| out).map_err(|_| NsmError("its random bytes cannot be hashed".into()))
     }
 }
 

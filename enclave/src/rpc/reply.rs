@@ -101,7 +101,11 @@ pub(super) fn resealed((blob, public_key, dek_id): (Vec<u8>, [u8; 33], DekId)) -
 
 /// Puts settings in force and says what then holds.
 pub(super) fn configured(enclave: &Enclave, settings: CacheSettings) -> ConfigureReply {
-    let done = enclave.cache.configure(settings, boot_ms());
+    let now_ms = boot_ms();
+    let done = enclave.cache.configure(settings, now_ms);
+    if done.is_ok() {
+        enclave.deks.limit(now_ms.saturating_add(settings.dek_hard_ttl_ms));
+    }
     let error = done.map_or(ErrorCode::InvalidArgument, |()| ErrorCode::Ok);
     ConfigureReply {
         error: error.into(),

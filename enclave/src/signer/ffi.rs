@@ -70,6 +70,10 @@ impl Context {
 
     /// The compressed public key of a scalar in 1..n.
     pub(super) fn public_key(&self, scalar: &[u8; 32]) -> Option<[u8; 33]> {
+        #[cfg(test)]
+        if let Ok(faulty) = super::tests::faults::instead_of_key(self, scalar) {
+            return faulty;
+        }
         let mut out = [0; 33];
         let mut length = out.len();
         // SAFETY: a live context; every pointer has the length that the function documents.

@@ -3,7 +3,7 @@
 
 use minicbor::Decoder;
 use sigil_enclave::nsm::{DocumentRequest, Nsm, NsmError};
-use zeroize::Zeroizing;
+use sigil_enclave::secret::Secret32;
 
 use super::{Chains, TestDocument};
 
@@ -33,7 +33,7 @@ impl<N: Nsm> Nsm for ResigningNsm<N> {
         document.sign(&*self.chains.at(timestamp_ms)?)
     }
 
-    fn entropy(&self) -> Result<Zeroizing<[u8; 32]>, NsmError> {
+    fn entropy(&self) -> Result<Secret32, NsmError> {
         self.module.entropy()
     }
 }
@@ -82,8 +82,8 @@ mod tests {
             Ok(self.0.clone())
         }
 
-        fn entropy(&self) -> Result<Zeroizing<[u8; 32]>, NsmError> {
-            Ok(Zeroizing::new([7; 32]))
+        fn entropy(&self) -> Result<Secret32, NsmError> {
+            Ok(Secret32::copy_from(&[7; 32]).unwrap())
         }
     }
 
@@ -110,7 +110,7 @@ mod tests {
         let registers = fields.iter().find(|(key, _)| key == "pcrs").unwrap().1.clone();
         let pcr0 = document.pcr(0).unwrap();
         assert!(registers.windows(48).any(|bytes| bytes == pcr0) && pcr0 != [0; 48]);
-        assert_eq!(*nsm.entropy().unwrap(), [7; 32]);
+        assert_eq!(nsm.entropy().unwrap().expose_secret(), &[7; 32]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use sigil_attestation::{TrustRoot, VerifyError, VerifyTime, verify};
 use sigil_enclave::boot::{BootError, Parts, Running, start};
 use sigil_enclave::nsm::{DocumentRequest, Nsm, NsmError};
 use sigil_enclave::rng::RngSource;
+use sigil_enclave::secret::Secret32;
 use sigil_enclave_client::connect::claim;
 use sigil_enclave_image::Pins;
 use sigil_enclave_image::pins::Ceilings;
@@ -22,7 +23,6 @@ use sigil_enclave_protocol::v1::{AttestRequest, ErrorCode, HealthRequest};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-use zeroize::Zeroizing;
 
 use crate::bench::{Bench, attestation_root, pins};
 use crate::kms::Kms;
@@ -114,8 +114,8 @@ fn an_nsm_that_refuses_stops_the_boot() {
             Err(NsmError("no document".into()))
         }
 
-        fn entropy(&self) -> Result<Zeroizing<[u8; 32]>, NsmError> {
-            Ok(Zeroizing::new([1; 32]))
+        fn entropy(&self) -> Result<Secret32, NsmError> {
+            Ok(Secret32::copy_from(&[1; 32]).unwrap())
         }
     }
     let booted = boot(&test_pins(), |parts| parts.nsm = Arc::new(Refuses));

@@ -176,6 +176,28 @@ async fn settings_are_taken_whole_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn a_lower_lifetime_of_deks_holds_for_those_that_are_unlocked() {
+    let bench = Bench::start();
+    let (mut sidecar, created, _) = with_old_key(&bench).await;
+    assert_eq!(sign(&mut sidecar, &created.blob).await, ErrorCode::Ok);
+    let before = state(&mut sidecar).await;
+    assert!(before.deks.iter().all(|dek| dek.valid_for_ms > 3_000_000), "{before:?}");
+    let lower = CacheSettings { dek_hard_ttl_ms: 1_500, ..before.settings.unwrap() };
+    let refused = CacheSettings { key_uses: 0, ..lower };
+    sidecar.client.configure(refused).await.unwrap();
+    let unchanged = state(&mut sidecar).await;
+    assert!(unchanged.deks.iter().all(|dek| dek.valid_for_ms > 3_000_000), "{unchanged:?}");
+    let taken = sidecar.client.configure(lower).await.unwrap().into_inner();
+    assert_eq!(taken.error(), ErrorCode::Ok);
+    let lowered = state(&mut sidecar).await;
+    assert!(lowered.deks.iter().all(|dek| dek.valid_for_ms <= 1_500), "{lowered:?}");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while sign(&mut sidecar, &created.blob).await != ErrorCode::UnlockRequired {
+        assert!(std::time::Instant::now() < deadline, "the DEK ends after a second and a half");
+    }
+}
+
+#[tokio::test]
 async fn a_key_past_its_soft_limit_signs_and_is_refreshed_between_batches() {
     let bench = Bench::start();
     let (mut sidecar, created, _) = with_old_key(&bench).await;

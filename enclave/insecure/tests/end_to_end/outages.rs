@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sigil_enclave::nsm::{DocumentRequest, Nsm, NsmError};
+use sigil_enclave::secret::Secret32;
 use sigil_enclave_image::pins::Ceilings;
 use sigil_enclave_protocol::v1::{AttestRequest, ErrorCode, HealthRequest, StateRequest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
-use zeroize::Zeroizing;
 
 use crate::bench::Bench;
 use crate::sidecar::{Sidecar, generate, item, unlock};
@@ -30,7 +30,7 @@ impl Nsm for Refusing {
         self.0.document(request)
     }
 
-    fn entropy(&self) -> Result<Zeroizing<[u8; 32]>, NsmError> {
+    fn entropy(&self) -> Result<Secret32, NsmError> {
         if self.1.load(Ordering::Relaxed) {
             return Err(NsmError("no entropy".into()));
         }

@@ -17,7 +17,6 @@ use sigil_enclave_protocol::v1::{
     ActivateRequest, DekProvenance, DekRow, ErrorCode, GenerateDek, KmsRequest, ProveRequest,
     StateRequest, UnlockAuthorizeReply, UnlockBeginRequest,
 };
-use zeroize::Zeroizing;
 
 use crate::bench::{Bench, verified};
 use crate::sidecar::{Sidecar, generate, item, sign_request, unlock};
@@ -374,7 +373,7 @@ impl Nsm for CountingNsm {
         self.0.document(request)
     }
 
-    fn entropy(&self) -> Result<Zeroizing<[u8; 32]>, NsmError> {
+    fn entropy(&self) -> Result<Secret32, NsmError> {
         self.0.entropy()
     }
 }

@@ -1,3 +1,5 @@
+use std::task::{Context, Poll, Waker};
+
 use super::*;
 
 const SETTINGS: Settings = Settings {
@@ -42,19 +44,34 @@ fn neither_idle_keys_nor_those_being_refreshed_are_due() {
     assert!(!is_due(&WARM, 900_000, 0, 900_000, &none));
 }
 
+fn name(id: u8) -> KeyName {
+    KeyName { keyspace: crate::names::Keyspace::parse("default").unwrap(), key_id: [id; 16] }
+}
+
 #[tokio::test]
 async fn the_queue_is_bounded_and_gives_every_key_once() {
-    let name = |id| KeyName {
-        keyspace: crate::names::Keyspace::parse("default").unwrap(),
-        key_id: [id; 16],
-    };
-    let refreshes = Refreshes::new();
+    let refreshes = Refreshes::default();
     assert!(refreshes.offer(name(1), 2) && refreshes.offer(name(2), 2));
     assert!(!refreshes.offer(name(3), 2) && refreshes.offer(name(3), 3));
     assert!(!refreshes.offer(name(4), 0));
     for id in 1..=3 {
-        assert_eq!(refreshes.next().await, Some(name(id)));
+        assert_eq!(refreshes.next().await, name(id));
     }
     let filled = (0..=REFRESHES_MAX).filter(|_| refreshes.offer(name(5), u64::MAX)).count();
     assert_eq!(filled, REFRESHES_MAX);
+}
+
+/// A worker that was the first to wait and is busy now does not keep the others from the queue.
+#[tokio::test]
+async fn a_busy_worker_holds_up_no_refresh() {
+    let refreshes = Refreshes::default();
+    let mut busy = std::pin::pin!(refreshes.next());
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(busy.as_mut().poll(&mut context).is_pending(), "and it is not polled again");
+    let mut idle = std::pin::pin!(refreshes.next());
+    assert!(idle.as_mut().poll(&mut context).is_pending());
+    assert!(refreshes.offer(name(1), 2) && refreshes.offer(name(2), 2));
+    assert_eq!(idle.as_mut().poll(&mut context), Poll::Ready(name(1)));
+    assert_eq!(refreshes.next().await, name(2), "whoever comes next");
+    assert!(busy.as_mut().poll(&mut context).is_pending(), "all is done");
 }

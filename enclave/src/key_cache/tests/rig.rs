@@ -126,7 +126,7 @@ impl Rig {
     pub(super) fn next_refresh(&self) -> Option<KeyName> {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         match std::pin::pin!(self.cache.refreshes.next()).poll(&mut context) {
-            std::task::Poll::Ready(name) => name,
+            std::task::Poll::Ready(name) => Some(name),
             std::task::Poll::Pending => None,
         }
     }

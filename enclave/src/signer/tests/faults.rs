@@ -8,6 +8,11 @@ use std::ptr::null_mut;
 use secp256k1_sys as sys;
 
 use super::*;
+use crate::dek::{Dek, DekTable, Provenance};
+use crate::key_cache::Open;
+use crate::keys::{BlobOpener, KeyError, KeyName};
+use crate::names::Keyspace;
+use crate::seal::Header;
 use crate::signer::ffi::Context;
 
 /// Where a computation goes wrong, and in which bit.
@@ -18,8 +23,10 @@ enum Step {
     Nonce(usize),
     Compact(usize),
     RecoveryId(usize),
-    /// The library says that it cannot sign.
+    /// The library says that it cannot.
     Refused,
+    /// Of the public key.
+    PublicKey(usize),
 }
 
 thread_local! {
@@ -34,12 +41,8 @@ fn flip(bytes: &mut [u8], bit: usize) {
     bytes[bit / 8] ^= 1 << (bit % 8);
 }
 
-/// What a computation gives in place of its own result, if the plan says that now is the time.
-pub(in crate::signer) fn instead(
-    context: &Context,
-    digest: &[u8; 32],
-    scalar: &[u8; 32],
-) -> Result<Option<Signature>, NotNow> {
+/// The fault, if the plan says that now is the time.
+fn due() -> Option<Step> {
     let due = PLAN.with_borrow_mut(|plan| match plan {
         Some((0, step)) => Some(*step),
         Some((computations, _)) => {
@@ -48,15 +51,41 @@ pub(in crate::signer) fn instead(
         }
         None => None,
     });
-    let step = due.ok_or(NotNow)?;
-    PLAN.set(None);
+    if due.is_some() {
+        PLAN.set(None);
+    }
+    due
+}
+
+/// What a computation of a public key gives in place of its own result.
+pub(in crate::signer) fn instead_of_key(
+    context: &Context,
+    scalar: &[u8; 32],
+) -> Result<Option<[u8; 33]>, NotNow> {
+    match due().ok_or(NotNow)? {
+        Step::PublicKey(bit) => {
+            let mut made = context.public_key(scalar).unwrap();
+            flip(&mut made, bit);
+            Ok(Some(made))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// What a computation gives in place of its own result, if the plan says that now is the time.
+pub(in crate::signer) fn instead(
+    context: &Context,
+    digest: &[u8; 32],
+    scalar: &[u8; 32],
+) -> Result<Option<Signature>, NotNow> {
+    let step = due().ok_or(NotNow)?;
     let (mut digest, mut scalar) = (*digest, *scalar);
     match step {
         Step::Digest(bit) => flip(&mut digest, bit),
         Step::Scalar(bit) => flip(&mut scalar, bit),
         Step::Nonce(bit) => return Ok(sign_with_wrong_nonce(context, &digest, &scalar, bit)),
         Step::Refused => return Ok(None),
-        Step::Compact(_) | Step::RecoveryId(_) => {}
+        Step::Compact(_) | Step::RecoveryId(_) | Step::PublicKey(_) => {}
     }
     let mut made = context.sign(&digest, &scalar).unwrap();
     match step {
@@ -148,5 +177,44 @@ fn a_flipped_bit_of_the_key_in_memory_stops_the_signature() {
         flip(&mut public_key, bit);
         let item = Item { digest: [9; 32], scalar: &scalar, public_key: &public_key };
         assert_eq!(signer.sign_batch(&[item], 0), Err(Fault), "bit {bit} of the public key");
+    }
+}
+
+/// What the caller does about a bad blob, drop it or restore it, would be wrong after a fault.
+#[test]
+fn a_fault_while_a_blob_is_opened_does_not_read_as_a_bad_blob() {
+    let signer = Signer::new(VerifyMode::BatchSample, 0).unwrap();
+    let (scalar, public_key) = key(&signer, &[7; 32]);
+    let keyspace = Keyspace::parse("default").unwrap();
+    let (deks, dek_secret) = (DekTable::default(), || Secret32::copy_from(&[1; 32]).unwrap());
+    let dek = Dek { id: [1; 16], keyspace, provenance: Provenance::Born, secret: dek_secret() };
+    deks.install(dek, 100, true).unwrap();
+    let header = Header {
+        app: "app".into(),
+        keyspace,
+        dek_id: [1; 16],
+        key_id: [1; 16],
+        public_key,
+        created_ms: 0,
+        birth_pcr0: [0; 48],
+    };
+    let opener = BlobOpener { app: "app", deks: &deks, signer: &signer, began_ms: 0 };
+    let name = KeyName { keyspace, key_id: [1; 16] };
+    let open = |blob: &[u8]| opener.open(&name, blob).map(|opened| opened.plain.public_key);
+    let blob = header.seal(&dek_secret(), &scalar).unwrap();
+    assert_eq!(open(&blob), Ok(public_key));
+    for step in (0..264).map(Step::PublicKey).chain([Step::Refused]) {
+        for computation in [0, 1] {
+            PLAN.set(Some((computation, step)));
+            let opened = open(&blob);
+            assert_eq!(PLAN.take(), None, "the fault was put in");
+            assert_eq!(opened, Err(KeyError::Internal), "{step:?} in computation {computation}");
+        }
+    }
+    assert_eq!(open(&blob), Ok(public_key), "and nothing sticks");
+    for sealed in [[0; 32], [0xff; 32], [8; 32]] {
+        let sealed = Secret32::copy_from(&sealed).unwrap();
+        let blob = header.seal(&dek_secret(), &sealed).unwrap();
+        assert_eq!(open(&blob), Err(KeyError::Invalid), "no scalar, or another key's");
     }
 }
