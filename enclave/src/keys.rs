@@ -284,7 +284,8 @@ impl Enclave {
     pub async fn refresh_queued(self: Arc<Self>, signer: Arc<Mutex<Signer>>) {
         loop {
             let name = self.cache.refreshes.next().await;
-            {
+            // What must not be opened now is opened when it is asked for.
+            if self.rng_healthy() && !*self.draining.borrow() {
                 let signer = signer.lock().unwrap_or_else(PoisonError::into_inner);
                 let by = self.opener(&signer, boot_ms());
                 let _ = self.cache.ask(&name, None, Event::Refresh { forced: false }, &by);

@@ -81,6 +81,7 @@ impl Service {
     fn prove_key(&self, request: &ProveRequest) -> Result<ProveReply, reply::Refused> {
         let name = check::name(&request.keyspace, &request.key_id)?;
         check::nonce(&request.nonce)?;
+        self.ensure_serving()?;
         let statement = self.enclave.prove(&self.signer(), &name, &request.nonce, boot_ms())?;
         Ok(reply::proved(statement))
     }

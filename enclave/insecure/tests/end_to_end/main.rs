@@ -7,6 +7,7 @@ mod boot;
 mod cache;
 mod connections;
 mod drain;
+mod gates;
 mod hostility;
 mod keys;
 mod kms;
