@@ -5,10 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sigil_attestation::{PcrAllowList, TrustRoot, UserData, verify_live};
 use sigil_enclave_client::handoff::Handoff;
 use sigil_enclave_protocol::bounds::ATTEST_NONCE_BYTES;
 use sigil_enclave_protocol::v1::{AttestRequest, ErrorCode, HealthRequest, StatsRequest};
+use sigil_verifier::{PcrAllowList, TrustRoot, UserData, verify_live};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -260,7 +260,7 @@ fn check_document(
         address: handoff.address.clone(),
         token: handoff.token.clone(),
         pcr0: image.pcr0,
-        trusted: root.is_aws(),
+        trusted: *root == TrustRoot::aws(),
     };
     Ok(CheckedBoot { trusted: boot.trusted, boot, measurements })
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use sigil_attestation::{Document, TrustRoot, UserData, VerifyTime, verify};
+use sigil_attestation::{Document, TrustRoot, UserData, verify};
 use sigil_enclave_image::Pins;
 use sigil_enclave_protocol::handshake::BootId;
 use tokio::runtime::Handle;
@@ -85,8 +85,7 @@ impl Enclave {
         let request = DocumentRequest { user_data: Some(&user_data), nonce: None, public_key };
         let bytes = self.nsm.document(request)?;
         let received_ms = boot_ms();
-        let verified = verify(&bytes, &self.root, VerifyTime::AtDocument);
-        let document = verified.map_err(|_| DocumentError::Unverified)?;
+        let document = verify(&bytes, &self.root).map_err(|_| DocumentError::Unverified)?;
         let pcr0 = document.pcr(0).ok_or(DocumentError::Unverified)?;
         self.pcr0.get_or_init(|| pcr0);
         self.clock.observe(document.timestamp_ms, received_ms);

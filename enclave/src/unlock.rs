@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use sigil_attestation::{UserData, VerifyTime, verify};
+use sigil_attestation::{UserData, verify};
 use sigil_enclave_image::pins::KeyspaceRule;
 use subtle::ConstantTimeEq;
 use tokio::sync::SetOnce;
@@ -307,8 +307,9 @@ impl Enclave {
     /// What the row's birth document proves about the DEK that KMS decrypted. A document that
     /// verifies but speaks of another DEK is a mix-up or an attack, and refused.
     fn provenance(&self, row: &DekRow, secret: &Secret32) -> Result<Provenance, UnlockError> {
-        let verified = verify(&row.birth_document, &self.root, VerifyTime::AtDocument);
-        let Ok(document) = verified else { return Ok(Provenance::Unproven) };
+        let Ok(document) = verify(&row.birth_document, &self.root) else {
+            return Ok(Provenance::Unproven);
+        };
         let Ok(UserData::DekBirth { dek_id, app, keyspace, kcv }) = document.user_data() else {
             return Ok(Provenance::Unproven);
         };

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use sigil_attestation::{
+use sigil_enclave_client::KeyId;
+use sigil_verifier::{
     Document, Measurement, Pcr, PcrAllowList, Provenance, SignedStatement, Statement,
     StatementError, StatementKind, verify_statement,
 };
-use sigil_enclave_client::KeyId;
 
 use super::Trust;
 use crate::app::Birth;

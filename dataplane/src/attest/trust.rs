@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use sigil_attestation::{Measurement, PcrAllowList, TrustRoot};
+use sigil_verifier::{Measurement, PcrAllowList, TrustRoot, root_from_pem_or_der};
 
 use crate::config::{self, Config};
 
@@ -75,7 +75,7 @@ fn load_root(path: &Path) -> Result<TrustRoot, TrustError> {
         reason,
     };
     let bytes = read(path).map_err(|e| error(e.to_string()))?;
-    TrustRoot::from_pem_or_der(&bytes).map_err(|e| error(e.to_string()))
+    root_from_pem_or_der(&bytes).map_err(|e| error(e.to_string()))
 }
 
 fn load_measurements(path: &Path) -> Result<Measurement, TrustError> {
@@ -133,7 +133,7 @@ mod tests {
         );
         let mut config = config(directory.path(), &file);
         let trust = Trust::load(&config).unwrap();
-        assert!(trust.root.is_aws());
+        assert_eq!(trust.root, TrustRoot::aws());
         assert_eq!(trust.images.entries().len(), 1);
         let der = TrustRoot::aws().der().to_vec();
         let base64 = base64::engine::general_purpose::STANDARD.encode(&der);

@@ -1,6 +1,6 @@
 //! The names of the checks: a closed list, stable, for machines. `docs/formats.md` says what each asks.
 
-use sigil_attestation::{DocumentError, StatementError, VerifyError};
+use sigil_verifier::{DocumentError, LiveError, StatementError, VerifyError};
 
 /// The checks of every document, in the order of AWS' process: form, chain, signature.
 pub(super) const DOCUMENT_CHECKS: [&str; 21] = [
@@ -28,7 +28,7 @@ pub(super) const DOCUMENT_CHECKS: [&str; 21] = [
 ];
 
 /// Which check of a document failed.
-pub(super) fn of_verification(error: VerifyError) -> &'static str {
+fn of_verification(error: VerifyError) -> &'static str {
     match error {
         VerifyError::Document(error) => of_form(error),
         VerifyError::OtherRoot => "root",
@@ -40,9 +40,16 @@ pub(super) fn of_verification(error: VerifyError) -> &'static str {
         VerifyError::LeafKey => "leaf-key",
         VerifyError::Signature => "signature",
         VerifyError::Debug => "debug",
-        VerifyError::FromFuture => "future",
-        VerifyError::TooOld => "age",
-        VerifyError::Nonce => "nonce",
+    }
+}
+
+/// Which check of a document that should be live failed.
+pub(super) fn of_live(error: LiveError) -> &'static str {
+    match error {
+        LiveError::Document(error) => of_verification(error),
+        LiveError::FromFuture => "future",
+        LiveError::TooOld => "age",
+        LiveError::Nonce => "nonce",
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
-use sigil_attestation::{Document, TrustRoot, UserData};
+use sigil_verifier::{Document, TrustRoot, UserData};
 
 use crate::store::sha256;
 
@@ -113,7 +113,7 @@ impl NotVerified {
 
 impl RootReport {
     pub(super) fn new(root: &TrustRoot) -> Self {
-        Self { sha256: hash(root.der()), aws: root.is_aws() }
+        Self { sha256: hash(root.der()), aws: *root == TrustRoot::aws() }
     }
 }
 

@@ -7,14 +7,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
-use sigil_attestation::bounds::CLOCK_LEEWAY_MS;
-use sigil_attestation::{
-    Checked, Document, Measurement, PcrAllowList, TrustRoot, VerifyError, VerifyTime,
-    check_allowing_debug,
-};
 use sigil_image_authoring::measurements::Measurements;
+use sigil_verifier::{
+    Checked, Document, LiveError, Measurement, PcrAllowList, TrustRoot, VerifyError, VerifyTime,
+    check_age, check_allowing_debug, root_from_pem_or_der,
+};
 
-use super::checks::{DOCUMENT_CHECKS, of_verification};
+use super::checks::{DOCUMENT_CHECKS, of_live};
 pub(super) use super::report::print;
 use super::report::{DocumentReport, NotVerified, Refused, RootReport, finish, rfc3339};
 
@@ -98,22 +97,22 @@ fn check(args: &Args, bytes: &[u8]) -> Result<Report, Refused> {
     let now_ms = args.at.map_or_else(now_ms, |Time(ms)| ms);
     let time =
         if args.at_document_time { VerifyTime::AtDocument } else { VerifyTime::At { now_ms } };
-    let checked = check_allowing_debug(bytes, &root, time)?;
+    let checked = check_allowing_debug(bytes, &root, time).map_err(LiveError::from)?;
     let mut checks = DOCUMENT_CHECKS.to_vec();
     if !args.allow_debug {
         checks.push("debug");
         if checked.document.is_debug() {
-            return Err(VerifyError::Debug.into());
+            return Err(LiveError::from(VerifyError::Debug).into());
         }
     }
     if let Some(seconds) = args.max_age {
         checks.extend(["future", "age"]);
-        check_age(checked.document.timestamp_ms, now_ms, seconds)?;
+        check_age(checked.document.timestamp_ms, now_ms, u64::from(seconds) * 1_000)?;
     }
     if let Some(Hex(nonce)) = &args.nonce {
         checks.push("nonce");
         if checked.document.nonce.as_ref() != Some(nonce) {
-            return Err(VerifyError::Nonce.into());
+            return Err(LiveError::Nonce.into());
         }
     }
     if !args.measurements.is_empty() {
@@ -126,21 +125,13 @@ fn check(args: &Args, bytes: &[u8]) -> Result<Report, Refused> {
     Ok(Report::new(&checked, &root, checks))
 }
 
-fn check_age(timestamp_ms: u64, now_ms: u64, seconds_max: u32) -> Result<(), VerifyError> {
-    if timestamp_ms > now_ms.saturating_add(CLOCK_LEEWAY_MS) {
-        return Err(VerifyError::FromFuture);
-    }
-    let age_ms = now_ms.saturating_sub(timestamp_ms);
-    if age_ms > u64::from(seconds_max) * 1_000 { Err(VerifyError::TooOld) } else { Ok(()) }
-}
-
 impl Report {
     fn new(checked: &Checked, root: &TrustRoot, checks: Vec<&'static str>) -> Self {
         let Checked { document, chain_time_ms } = checked;
         let debug = document.is_debug();
         Self {
             verified: true,
-            trusted: root.is_aws() && !debug,
+            trusted: *root == TrustRoot::aws() && !debug,
             checks,
             root: RootReport::new(root),
             chain: ChainReport {
@@ -160,7 +151,7 @@ impl Report {
 pub(super) fn load_root(path: Option<&Path>) -> Result<TrustRoot, String> {
     let Some(path) = path else { return Ok(TrustRoot::aws()) };
     let bytes = read(path)?;
-    TrustRoot::from_pem_or_der(&bytes).map_err(|error| format!("{}: {error}", path.display()))
+    root_from_pem_or_der(&bytes).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// What measurements.json files allow.
@@ -236,9 +227,9 @@ impl FromStr for Hex {
     }
 }
 
-impl From<VerifyError> for Refused {
-    fn from(error: VerifyError) -> Self {
-        Self::new(of_verification(error), error.to_string())
+impl From<LiveError> for Refused {
+    fn from(error: LiveError) -> Self {
+        Self::new(of_live(error), error.to_string())
     }
 }
 

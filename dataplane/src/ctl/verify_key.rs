@@ -9,12 +9,12 @@ use base64::engine::general_purpose::STANDARD;
 use k256::ecdsa::signature::hazmat::PrehashVerifier;
 use k256::ecdsa::{Signature, VerifyingKey};
 use serde::{Deserialize, Serialize};
-use sigil_attestation::{
+use sigil_enclave_client::KeyId;
+use sigil_image_authoring::measurements::Measurements;
+use sigil_verifier::{
     Document, Measurement, PcrAllowList, Provenance, SignedStatement, Statement, StatementKind,
     TrustRoot, verify_statement,
 };
-use sigil_enclave_client::KeyId;
-use sigil_image_authoring::measurements::Measurements;
 
 use super::checks::{DOCUMENT_CHECKS, of_statement};
 use super::report::{DocumentReport, NotVerified, Refused, RootReport, finish, rfc3339};
@@ -285,7 +285,7 @@ impl Report {
     fn new(statement: &Statement, document: &Document, root: &TrustRoot, checks: Checks) -> Self {
         Self {
             verified: true,
-            trusted: root.is_aws(),
+            trusted: *root == TrustRoot::aws(),
             checks: checks.0,
             root: RootReport::new(root),
             statement: StatementReport::new(statement),

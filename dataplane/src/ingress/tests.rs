@@ -2,7 +2,7 @@ use futures_util::stream;
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::Frame;
 use hyper::client::conn::{http1, http2};
-use sigil_attestation::{PcrAllowList, TrustRoot};
+use sigil_verifier::{PcrAllowList, TrustRoot};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::UnixStream;
 

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use http::Request;
 use serde_json::{Value, json};
-use sigil_attestation::{
-    PcrAllowList, SignedStatement, Statement, StatementKind, TrustRoot, verify_statement,
-};
 use sigil_dataplane::v1;
 use sigil_enclave_insecure::nsm::test_root_der;
+use sigil_verifier::{
+    PcrAllowList, SignedStatement, Statement, StatementKind, TrustRoot, verify_statement,
+};
 
 use crate::support::Bench;
 
@@ -23,7 +23,7 @@ fn verified(bench: &Bench, proof: &Value) -> Statement {
         document,
     };
     let root = TrustRoot::from_der(test_root_der().to_vec()).unwrap();
-    let image = sigil_attestation::Measurement {
+    let image = sigil_verifier::Measurement {
         pcr0: bench.measurements.pcr0,
         pcr1: bench.measurements.pcr1,
         pcr2: bench.measurements.pcr2,

@@ -18,15 +18,5 @@ pub const FIELD_BYTES_MAX: usize = 1_024;
 pub const USER_DATA_BYTES_MAX: usize = 512;
 /// Bytes of an app or keyspace name: a DNS label.
 pub const NAME_BYTES_MAX: usize = 63;
-/// Bytes of a statement's challenge.
-pub const CHALLENGE_BYTES_MAX: usize = 64;
 /// Bytes of a statement; the longest possible is 419.
 pub const STATEMENT_BYTES_MAX: usize = 512;
-
-/// How far a verifier's clock may be behind the NSM's. Leaf certificates are issued without
-/// backdating, so a verifier some seconds behind sees one that is not valid yet; hosts that keep
-/// time at all are within this. It also bounds how far in the future a live document may be.
-pub const CLOCK_LEEWAY_MS: u64 = 30_000;
-/// A statement is at most this much younger than the document that binds its key: the five minutes
-/// after which an enclave signs none, and 30 s for clocks.
-pub const STATEMENT_WINDOW_MS: u64 = 330_000;

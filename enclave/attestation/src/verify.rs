@@ -1,5 +1,4 @@
-//! Verifies a document: chain to a pinned root at a stated time, signature, no debug mode; for a
-//! live document also freshness and nonce.
+//! Verifies a document: chain to a pinned root at a stated time, signature, no debug mode.
 //!
 //! The first certificate of `cabundle` must be the pinned root, byte for byte. It is never used as
 //! an anchor; the rule makes "signed under another root" an answer of its own.
@@ -9,13 +8,10 @@ use std::time::Duration;
 
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use minicbor::Encoder;
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use subtle::ConstantTimeEq;
 use webpki::aws_lc_rs::ECDSA_P384_SHA384;
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
 
-use crate::bounds::CLOCK_LEEWAY_MS;
 use crate::certificate::{self, DIGITAL_SIGNATURE, KEY_CERT_SIGN};
 use crate::document::{Document, DocumentError, PROTECTED, Signed};
 
@@ -38,19 +34,6 @@ pub struct TrustRoot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("attestation root: not one certificate")]
 pub struct TrustRootError;
-
-/// At which time the chain must be valid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VerifyTime {
-    /// At the document's own timestamp: stored documents, whose certificates lived three hours.
-    AtDocument,
-    /// At the verifier's time, milliseconds since 1970; a clock behind by up to
-    /// [`CLOCK_LEEWAY_MS`] is allowed for.
-    At {
-        /// The verifier's time.
-        now_ms: u64,
-    },
-}
 
 /// Why a document is refused. One variant a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -87,24 +70,6 @@ pub enum VerifyError {
     /// PCR0, PCR1 and PCR2 are zero.
     #[error("debug: the enclave runs in debug mode (PCR0, PCR1 and PCR2 are zero)")]
     Debug,
-    /// The document is older than the verifier allows.
-    #[error("timestamp: the document is too old")]
-    TooOld,
-    /// The document is from the future by more than [`CLOCK_LEEWAY_MS`].
-    #[error("timestamp: the document is from the future; check the clock of this machine")]
-    FromFuture,
-    /// The nonce is absent or another.
-    #[error("nonce: not the verifier's")]
-    Nonce,
-}
-
-/// A verified document, of an enclave that may be in debug mode.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checked {
-    /// The document.
-    pub document: Document,
-    /// At which time the chain was valid, milliseconds since 1970.
-    pub chain_time_ms: u64,
 }
 
 impl TrustRoot {
@@ -123,78 +88,32 @@ impl TrustRoot {
         Ok(Self { certificate })
     }
 
-    /// Another root from a file of either form; a PEM file holds one certificate.
-    ///
-    /// # Errors
-    /// The bytes are not one certificate.
-    pub fn from_pem_or_der(bytes: &[u8]) -> Result<Self, TrustRootError> {
-        if !bytes.trim_ascii_start().starts_with(b"-----BEGIN") {
-            return Self::from_der(bytes.to_vec());
-        }
-        let mut certificates = CertificateDer::pem_slice_iter(bytes);
-        match (certificates.next(), certificates.next()) {
-            (Some(Ok(one)), None) => Self::from_der(one.to_vec()),
-            _ => Err(TrustRootError),
-        }
-    }
-
-    /// True for AWS' root.
-    pub fn is_aws(&self) -> bool {
-        self.certificate.as_ref() == AWS_ROOT_G1
-    }
-
     /// The certificate.
     pub fn der(&self) -> &[u8] {
         &self.certificate
     }
 }
 
-/// Verifies a document.
+/// Verifies a document at its own timestamp: its certificates lived three hours.
 ///
 /// # Errors
 /// See [`VerifyError`].
-pub fn verify(bytes: &[u8], root: &TrustRoot, time: VerifyTime) -> Result<Document, VerifyError> {
-    let Checked { document, .. } = check_allowing_debug(bytes, root, time)?;
+pub fn verify(bytes: &[u8], root: &TrustRoot) -> Result<Document, VerifyError> {
+    let document = check_allowing_debug(bytes, root, None)?;
     if document.is_debug() { Err(VerifyError::Debug) } else { Ok(document) }
 }
 
-/// Verifies a document that was just made for this verifier: at its time, not older than
-/// `age_ms_max`, and with its nonce.
-///
-/// # Errors
-/// See [`VerifyError`].
-pub fn verify_live(
-    bytes: &[u8],
-    root: &TrustRoot,
-    now_ms: u64,
-    nonce: &[u8],
-    age_ms_max: u64,
-) -> Result<Document, VerifyError> {
-    let document = verify(bytes, root, VerifyTime::At { now_ms })?;
-    if document.timestamp_ms > now_ms.saturating_add(CLOCK_LEEWAY_MS) {
-        return Err(VerifyError::FromFuture);
-    }
-    if now_ms.saturating_sub(document.timestamp_ms) > age_ms_max {
-        return Err(VerifyError::TooOld);
-    }
-    let given = document.nonce.as_deref().unwrap_or_default();
-    // An empty nonce asks for nothing, so it is never right.
-    if nonce.is_empty() || !bool::from(given.ct_eq(nonce)) {
-        return Err(VerifyError::Nonce);
-    }
-    Ok(document)
-}
-
-/// Verifies a document like [`verify`], one of an enclave in debug mode too
-/// ([`Document::is_debug`]): for tools that show documents. Nothing may be trusted to such an enclave.
+/// Verifies a document of an enclave that may be in debug mode ([`Document::is_debug`]), to which
+/// nothing may be trusted. Its chain must be valid at `at_ms`, milliseconds since 1970; without it
+/// at the document's own timestamp.
 ///
 /// # Errors
 /// See [`VerifyError`].
 pub fn check_allowing_debug(
     bytes: &[u8],
     root: &TrustRoot,
-    time: VerifyTime,
-) -> Result<Checked, VerifyError> {
+    at_ms: Option<u64>,
+) -> Result<Document, VerifyError> {
     let Signed { document, payload, signature } = Document::parse_signed(bytes)?;
     let Some((first, intermediates)) = document.cabundle.split_first() else {
         return Err(VerifyError::OtherRoot);
@@ -205,16 +124,9 @@ pub fn check_allowing_debug(
     let leaf = CertificateDer::from(document.certificate.as_slice());
     let intermediates: Vec<_> =
         intermediates.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
-    let chain_at = |at_ms| chain(&leaf, &intermediates, root, at_ms).map(|()| at_ms);
-    let chain_time_ms = match time {
-        VerifyTime::AtDocument => chain_at(document.timestamp_ms)?,
-        VerifyTime::At { now_ms } => match chain_at(now_ms) {
-            Err(VerifyError::CertNotValidYet) => chain_at(now_ms.saturating_add(CLOCK_LEEWAY_MS))?,
-            result => result?,
-        },
-    };
+    chain(&leaf, &intermediates, root, at_ms.unwrap_or(document.timestamp_ms))?;
     check_signature(&leaf, payload, signature)?;
-    Ok(Checked { document, chain_time_ms })
+    Ok(document)
 }
 
 /// Checks what leads from the root to the leaf: validity, signatures, basic constraints, order, key

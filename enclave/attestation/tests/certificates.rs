@@ -13,7 +13,7 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384,
     SignatureAlgorithm, date_time_ymd,
 };
-use sigil_attestation::{TrustRoot, VerifyError, VerifyTime, verify};
+use sigil_attestation::{TrustRoot, VerifyError, verify};
 use sigil_enclave_image::measure::process;
 use sigil_enclave_insecure::nsm::{TestDocument, TestRoot, Validity};
 
@@ -106,7 +106,7 @@ impl Chain {
         let payload = document.payload(&unused);
         let head = [&[0x84, 0x6a][..], b"Signature1", &[0x44, 0xa1, 0x01, 0x38, 0x22, 0x40]];
         let signature = self.sign(&[head.concat(), bytes_cbor(&payload)].concat());
-        verify(&document.assemble(&payload, &signature), &root, VerifyTime::AtDocument).map(drop)
+        verify(&document.assemble(&payload, &signature), &root).map(drop)
     }
 
     fn verify(&self) -> Result<(), VerifyError> {

@@ -4,8 +4,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use proptest::prelude::*;
 use sigil_attestation::{
-    Document, DocumentError, TrustRoot, VerifyError, VerifyTime, check_allowing_debug, verify,
-    verify_live,
+    Document, DocumentError, TrustRoot, VerifyError, check_allowing_debug, verify,
 };
 use sigil_enclave_insecure::nsm::test_root_der;
 
@@ -17,8 +16,9 @@ const EVERVAULT_MS: u64 = 1_665_651_482_136;
 const QEMU: &[u8] = include_bytes!("../testdata/qemu-unsigned.cbor");
 const HOUR_MS: u64 = 3_600_000;
 
-fn at(now_ms: u64) -> VerifyTime {
-    VerifyTime::At { now_ms }
+/// Verifies at a time.
+fn verify_at(bytes: &[u8], root: &TrustRoot, at_ms: u64) -> Result<Document, VerifyError> {
+    check_allowing_debug(bytes, root, Some(at_ms))
 }
 
 #[test]
@@ -26,30 +26,9 @@ fn the_embedded_root_is_the_published_one() {
     let published = "641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b";
     let root = TrustRoot::aws();
     assert_eq!(const_hex::encode(digest(&SHA256, root.der())), published);
-    assert!(root.is_aws());
     assert_eq!(TrustRoot::from_der(root.der().to_vec()), Ok(root));
-    assert!(!TrustRoot::from_der(test_root_der().to_vec()).unwrap().is_aws());
+    assert_ne!(TrustRoot::from_der(test_root_der().to_vec()), Ok(TrustRoot::aws()));
     assert!(TrustRoot::from_der(vec![0x30, 0]).is_err());
-}
-
-#[test]
-fn roots_are_read_as_pem_or_der() {
-    let der = TrustRoot::aws().der().to_vec();
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("root.der");
-    std::fs::write(&file, &der).unwrap();
-    let pem = std::process::Command::new("openssl")
-        .args(["x509", "-inform", "DER", "-outform", "PEM", "-in"])
-        .arg(&file)
-        .output()
-        .unwrap()
-        .stdout;
-    assert_eq!(TrustRoot::from_pem_or_der(&der), Ok(TrustRoot::aws()));
-    assert_eq!(TrustRoot::from_pem_or_der(&pem), Ok(TrustRoot::aws()));
-    let two = [&pem[..], &pem].concat();
-    for bad in [&two[..], &pem[..pem.len() / 2], b"", b"-----BEGIN nothing", &der[..100]] {
-        assert!(TrustRoot::from_pem_or_der(bad).is_err());
-    }
 }
 
 #[test]
@@ -59,19 +38,19 @@ fn documents_are_good_at_their_own_time() {
         (TURNKEY, TURNKEY_MS, "ea7cec511c07e6c4", Some(130), None),
         (EVERVAULT, EVERVAULT_MS, "f4d48b81a460c991", None, Some(256)),
     ] {
-        for time in [VerifyTime::AtDocument, at(timestamp_ms), at(timestamp_ms + HOUR_MS)] {
-            let document = verify(bytes, &root, time).unwrap();
+        let later = [timestamp_ms, timestamp_ms + HOUR_MS].map(|ms| verify_at(bytes, &root, ms));
+        for document in later.into_iter().chain([verify(bytes, &root)]) {
+            let document = document.unwrap();
             assert_eq!(document.timestamp_ms, timestamp_ms);
             assert!(const_hex::encode(document.pcr(0).unwrap()).starts_with(pcr0));
             assert_eq!(document.public_key.as_ref().map(Vec::len), public_key);
             assert_eq!(document.nonce.as_ref().map(Vec::len), nonce);
         }
-        let late = verify(bytes, &root, at(timestamp_ms + 4 * HOUR_MS));
+        let late = verify_at(bytes, &root, timestamp_ms + 4 * HOUR_MS);
         assert_eq!(late, Err(VerifyError::CertExpired));
-        let early = verify(bytes, &root, at(timestamp_ms - 24 * HOUR_MS));
+        let early = verify_at(bytes, &root, timestamp_ms - 24 * HOUR_MS);
         assert_eq!(early, Err(VerifyError::CertNotValidYet));
-        let checked = check_allowing_debug(bytes, &root, VerifyTime::AtDocument).unwrap();
-        assert_eq!((checked.chain_time_ms, checked.document.is_debug()), (timestamp_ms, false));
+        assert!(!check_allowing_debug(bytes, &root, None).unwrap().is_debug());
     }
     let turnkey = Document::parse_unverified(TURNKEY).unwrap();
     assert_eq!(turnkey.pcrs.iter().count(), 32);
@@ -79,37 +58,20 @@ fn documents_are_good_at_their_own_time() {
 }
 
 #[test]
-fn a_nonce_is_compared_and_age_counts() {
-    let root = TrustRoot::aws();
-    let nonce = Document::parse_unverified(EVERVAULT).unwrap().nonce.unwrap();
-    let live = |now_ms, nonce: &[u8], age_ms_max| {
-        verify_live(EVERVAULT, &root, now_ms, nonce, age_ms_max).map(|document| document.nonce)
-    };
-    assert_eq!(live(EVERVAULT_MS + 1_000, &nonce, 1_000), Ok(Some(nonce.clone())));
-    assert_eq!(live(EVERVAULT_MS + 1_001, &nonce, 1_000), Err(VerifyError::TooOld));
-    assert_eq!(live(EVERVAULT_MS, &nonce[1..], 1_000), Err(VerifyError::Nonce));
-    assert_eq!(live(EVERVAULT_MS, &[], 1_000), Err(VerifyError::Nonce));
-    let absent = verify_live(TURNKEY, &root, TURNKEY_MS, b"nonce", 1_000);
-    assert_eq!(absent.map(drop), Err(VerifyError::Nonce));
-    let empty = verify_live(TURNKEY, &root, TURNKEY_MS, b"", 1_000);
-    assert_eq!(empty.map(drop), Err(VerifyError::Nonce));
-}
-
-#[test]
 fn debug_mode_is_refused_although_other_registers_are_set() {
     let root = TrustRoot::aws();
     let document = Document::parse_unverified(DEBUG).unwrap();
     assert!(document.pcr(3).is_some_and(|pcr| pcr != [0; 48]));
-    assert_eq!(verify(DEBUG, &root, VerifyTime::AtDocument), Err(VerifyError::Debug));
-    let shown = check_allowing_debug(DEBUG, &root, VerifyTime::AtDocument).unwrap();
-    assert!(shown.document.is_debug());
-    assert_eq!(shown.document, document);
+    assert_eq!(verify(DEBUG, &root), Err(VerifyError::Debug));
+    let shown = check_allowing_debug(DEBUG, &root, None).unwrap();
+    assert!(shown.is_debug());
+    assert_eq!(shown, document);
 }
 
 #[test]
 fn an_emulators_document_is_refused() {
     for root in [TrustRoot::aws(), TrustRoot::from_der(test_root_der().to_vec()).unwrap()] {
-        let refused = verify(QEMU, &root, VerifyTime::AtDocument);
+        let refused = verify(QEMU, &root);
         assert_eq!(refused, Err(VerifyError::Document(DocumentError::Algorithm)));
     }
 }
@@ -117,12 +79,12 @@ fn an_emulators_document_is_refused() {
 #[test]
 fn another_root_is_refused() {
     let root = TrustRoot::from_der(test_root_der().to_vec()).unwrap();
-    assert_eq!(verify(TURNKEY, &root, VerifyTime::AtDocument), Err(VerifyError::OtherRoot));
+    assert_eq!(verify(TURNKEY, &root), Err(VerifyError::OtherRoot));
 }
 
 /// Refused whatever else holds: debug mode is let through, and the time is the document's own.
 fn refused(bytes: &[u8]) -> bool {
-    check_allowing_debug(bytes, &TrustRoot::aws(), VerifyTime::AtDocument).is_err()
+    check_allowing_debug(bytes, &TrustRoot::aws(), None).is_err()
 }
 
 /// Every byte of each document: one bit of it, and all of them; of one document every bit, too.
@@ -158,7 +120,7 @@ fn every_cut_and_every_longer_document_is_refused() {
         assert!(refused(&[document, document].concat()));
     }
     let longer = [EVERVAULT, &[0]].concat();
-    let trailing = verify(&longer, &TrustRoot::aws(), VerifyTime::AtDocument);
+    let trailing = verify(&longer, &TrustRoot::aws());
     assert_eq!(trailing, Err(VerifyError::Document(DocumentError::TrailingBytes)));
 }
 
@@ -179,7 +141,7 @@ fn the_other_signature_and_the_tag_say_the_same() {
     }
     let document = Document::parse_unverified(EVERVAULT).unwrap();
     for bytes in [[rest, &other].concat(), [&[0xd2], EVERVAULT].concat()] {
-        let read = verify(&bytes, &TrustRoot::aws(), VerifyTime::AtDocument);
+        let read = verify(&bytes, &TrustRoot::aws());
         assert_eq!(read.as_ref(), Ok(&document));
     }
 }

@@ -2,14 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use rcgen::PKCS_ECDSA_P256_SHA256;
-use sigil_attestation::{
-    Document, DocumentError, TrustRoot, VerifyError, VerifyTime, verify, verify_live,
-};
+use sigil_attestation::{Document, DocumentError, TrustRoot, VerifyError, verify};
 use sigil_enclave_image::measure::{ProcessPcrs, process};
 use sigil_enclave_insecure::nsm::{Chain, TestDocument, TestRoot, Validity, test_root_der};
 
 const NOW_MS: u64 = 1_800_000_000_500;
-const SECOND_MS: u64 = 1_000;
 
 fn pcrs() -> ProcessPcrs {
     process(b"executable", b"pins")
@@ -28,7 +25,7 @@ fn document() -> TestDocument {
 }
 
 fn check(document: &TestDocument) -> Result<Document, VerifyError> {
-    verify(&document.sign(&chain()).unwrap(), &root(), VerifyTime::AtDocument)
+    verify(&document.sign(&chain()).unwrap(), &root())
 }
 
 fn refused(change: impl FnOnce(&mut TestDocument)) -> VerifyError {
@@ -57,7 +54,7 @@ fn every_accepted_form_verifies() {
     document.fields.reverse();
     document.fields.retain(|(key, _)| key != "nonce");
     let bytes = document.sign(&chain).unwrap();
-    let read = verify(&bytes, &root(), VerifyTime::AtDocument).unwrap();
+    let read = verify(&bytes, &root()).unwrap();
     assert_eq!((read.pcr(0), read.pcr(1), read.nonce), (Some([9; 48]), None, None));
 }
 
@@ -197,7 +194,7 @@ fn headers_must_be_exactly_those_of_the_module() {
     let chain = chain();
     let payload = document().payload(&chain);
     let outer = |payload: &[u8], signature: &[u8]| {
-        verify(&document().assemble(payload, signature), &root(), VerifyTime::AtDocument)
+        verify(&document().assemble(payload, signature), &root())
     };
     assert_eq!(outer(&payload, &[1; 95]), Err(DocumentError::SignatureLength.into()));
     assert_eq!(outer(&payload, &[1; 97]), Err(DocumentError::SignatureLength.into()));
@@ -209,14 +206,12 @@ fn headers_must_be_exactly_those_of_the_module() {
     assert_eq!(outer(&vec![0; 16 * 1024], &[1; 96]), Err(DocumentError::TooLarge.into()));
     let mut tag = TestDocument { tagged: true, ..document() }.sign(&chain).unwrap();
     tag[0] = 0xd1;
-    assert_eq!(verify(&tag, &root(), VerifyTime::AtDocument), Err(DocumentError::Cose.into()));
+    assert_eq!(verify(&tag, &root()), Err(DocumentError::Cose.into()));
 }
 
 #[test]
 fn chains_must_lead_to_the_pinned_root() {
-    let verify_under = |chain: &Chain| {
-        verify(&document().sign(chain).unwrap(), &root(), VerifyTime::AtDocument).map(drop)
-    };
+    let verify_under = |chain: &Chain| verify(&document().sign(chain).unwrap(), &root()).map(drop);
     let good = chain();
     assert_eq!(verify_under(&good), Ok(()));
     // A root of the same name with another key, alone and behind the pinned root.
@@ -244,33 +239,6 @@ fn chains_must_lead_to_the_pinned_root() {
     let p256 = TestRoot::committed().unwrap();
     let p256 = p256.issue_with(Validity::aws(NOW_MS), &PKCS_ECDSA_P256_SHA256).unwrap();
     assert_eq!(verify_under(&p256), Err(VerifyError::Chain));
-}
-
-#[test]
-fn clocks_are_allowed_half_a_minute() {
-    let bytes = document().sign(&chain()).unwrap();
-    let at = |now_ms| verify(&bytes, &root(), VerifyTime::At { now_ms }).map(drop);
-    // Certificates count whole seconds: the leaf began half a second before the document.
-    let leaf_ms = NOW_MS - 500;
-    assert_eq!(at(leaf_ms), Ok(()));
-    assert_eq!(at(leaf_ms - 30 * SECOND_MS), Ok(()));
-    assert_eq!(at(leaf_ms - 31 * SECOND_MS), Err(VerifyError::CertNotValidYet));
-    let end_ms = leaf_ms + (3 * 3_600 + 3) * SECOND_MS;
-    assert_eq!(at(end_ms), Ok(()));
-    assert_eq!(at(end_ms + SECOND_MS), Err(VerifyError::CertExpired));
-}
-
-#[test]
-fn live_documents_from_the_future_are_refused() {
-    // A leaf that began an hour ago, so that only the timestamp speaks.
-    let leaf = Validity::aws(NOW_MS - 3_600 * SECOND_MS);
-    let chain = TestRoot::committed().unwrap().issue(leaf).unwrap();
-    let bytes = document().nonce(Some(b"nonce")).sign(&chain).unwrap();
-    let live = |now_ms, age_ms| verify_live(&bytes, &root(), now_ms, b"nonce", age_ms).map(drop);
-    assert_eq!(live(NOW_MS, 0), Ok(()));
-    assert_eq!(live(NOW_MS - 30 * SECOND_MS, 0), Ok(()));
-    assert_eq!(live(NOW_MS - 30 * SECOND_MS - 1, 0), Err(VerifyError::FromFuture));
-    assert_eq!(live(NOW_MS + 1, 0), Err(VerifyError::TooOld));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sigil_attestation::{Document, TrustRoot, VerifyTime, verify};
+use sigil_verifier::{Document, TrustRoot, VerifyTime, verify};
 
 use crate::cms::Recipient;
 use crate::error::ApiError;

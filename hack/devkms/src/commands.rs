@@ -13,7 +13,7 @@ use devkms::{
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use sigil_attestation::TrustRoot;
+use sigil_verifier::TrustRoot;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The attestation root in a folder.

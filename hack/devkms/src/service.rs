@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use http::Method;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
-use sigil_attestation::TrustRoot;
+use sigil_verifier::TrustRoot;
 
 use crate::attested::Attested;
 use crate::blob::Context;

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use sigil_attestation::{TrustRoot, TrustRootError};
+use sigil_verifier::{TrustRoot, TrustRootError};
 use tokio::sync::oneshot;
 
 use crate::blob;

@@ -7,9 +7,9 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::PrivateDecryptingKey;
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
 use minicbor::Encoder;
-use sigil_attestation::{Document, TrustRoot};
 use sigil_enclave::kms_exchange::RecipientKey;
 use sigil_enclave_image::pins::{Ceilings, KeyspaceRule, Pins, VerifyMode};
+use sigil_verifier::{Document, TrustRoot};
 
 /// Root, intermediate, leaf: `testdata/make-chain`.
 pub(crate) const ROOT: &[u8] = include_bytes!("../../../enclave/insecure/testdata/root.der");

@@ -1,7 +1,7 @@
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
-use sigil_attestation::{TrustRoot, UserData};
 use sigil_enclave_image::measure::{ProcessPcrs, process};
 use sigil_enclave_insecure::nsm::{TestDocument, TestRoot, Validity, test_root_der};
+use sigil_verifier::{TrustRoot, UserData};
 
 use super::*;
 

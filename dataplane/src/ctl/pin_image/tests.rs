@@ -19,7 +19,7 @@ insecure: true
 "#;
 
 fn in_folder(folder: &Path, yaml: &str) -> anyhow::Result<String> {
-    std::fs::write(folder.join("root.der"), sigil_attestation::TrustRoot::aws().der()).unwrap();
+    std::fs::write(folder.join("root.der"), sigil_verifier::TrustRoot::aws().der()).unwrap();
     std::fs::write(folder.join("enclave"), b"code").unwrap();
     std::fs::write(folder.join("pins.yaml"), yaml).unwrap();
     pin(&Args {
@@ -69,7 +69,7 @@ fn errors_name_field_or_file() {
 
 /// Pins a base image of this program and returns what was printed.
 fn of_base(folder: &Path, program: Program, yaml: &str) -> anyhow::Result<String> {
-    std::fs::write(folder.join("root.der"), sigil_attestation::TrustRoot::aws().der()).unwrap();
+    std::fs::write(folder.join("root.der"), sigil_verifier::TrustRoot::aws().der()).unwrap();
     let base = image::base(Arch::X86_64, b"kernel", b"code", program).unwrap();
     std::fs::write(folder.join("base.eif"), base).unwrap();
     std::fs::write(folder.join("pins.yaml"), yaml).unwrap();

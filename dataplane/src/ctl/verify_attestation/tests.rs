@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
-use sigil_attestation::UserData;
 use sigil_enclave_image::measure::process;
 use sigil_enclave_insecure::nsm::{TestDocument, TestRoot, Validity, test_root_der};
+use sigil_verifier::UserData;
 
 use super::*;
 

@@ -67,7 +67,7 @@ fn payload(document: &[u8]) -> Result<(Fields, Option<u64>), minicbor::decode::E
 
 #[cfg(test)]
 mod tests {
-    use sigil_attestation::{TrustRoot, VerifyError, VerifyTime, verify};
+    use sigil_verifier::{TrustRoot, VerifyError, VerifyTime, verify};
 
     use super::*;
     use crate::nsm::{system_clock, test_root_der};

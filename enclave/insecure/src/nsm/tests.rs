@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sigil_attestation::{Document, TrustRoot, VerifyTime, verify, verify_live};
+use sigil_verifier::{Document, TrustRoot, VerifyTime, verify, verify_live};
 
 use super::*;
 

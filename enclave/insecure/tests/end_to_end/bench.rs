@@ -2,9 +2,6 @@
 
 use std::sync::Arc;
 
-use sigil_attestation::{
-    Measurement, PcrAllowList, SignedStatement, Statement, TrustRoot, verify_statement,
-};
 use sigil_enclave::boot::{Parts, Running, start};
 use sigil_enclave_client::EnclaveAddress;
 use sigil_enclave_image::Pins;
@@ -13,6 +10,9 @@ use sigil_enclave_image::pins::{Ceilings, KeyspaceRule, VerifyMode};
 use sigil_enclave_insecure::nsm::{SoftwareNsm, test_root_der};
 use sigil_enclave_insecure::serve::process_parts;
 use sigil_enclave_protocol::v1::Statement as WireStatement;
+use sigil_verifier::{
+    Measurement, PcrAllowList, SignedStatement, Statement, TrustRoot, verify_statement,
+};
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 

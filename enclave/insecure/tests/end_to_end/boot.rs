@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sigil_attestation::{TrustRoot, VerifyError, VerifyTime, verify};
 use sigil_enclave::boot::{BootError, Parts, Running, start};
 use sigil_enclave::nsm::{DocumentRequest, Nsm, NsmError};
 use sigil_enclave::rng::RngSource;
@@ -20,6 +19,7 @@ use sigil_enclave_image::Pins;
 use sigil_enclave_image::pins::Ceilings;
 use sigil_enclave_insecure::nsm::SoftwareNsm;
 use sigil_enclave_protocol::v1::{AttestRequest, ErrorCode, HealthRequest};
+use sigil_verifier::{TrustRoot, VerifyError, VerifyTime, verify};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};

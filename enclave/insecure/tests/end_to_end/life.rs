@@ -5,12 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use k256::ecdsa::signature::hazmat::PrehashVerifier;
 use k256::ecdsa::{RecoveryId, Signature, VerifyingKey};
-use sigil_attestation::{Provenance, StatementKind, UserData, verify_live};
 use sigil_enclave_image::pins::Ceilings;
 use sigil_enclave_protocol::v1::{
     ActivateRequest, AttestRequest, CreateReply, DekProvenance, ErrorCode, HealthRequest,
     ProveRequest, SignResult, StateReply, StateRequest,
 };
+use sigil_verifier::{Provenance, StatementKind, UserData, verify_live};
 
 use crate::bench::{Bench, attestation_root, verified};
 use crate::sidecar::{Sidecar, item};

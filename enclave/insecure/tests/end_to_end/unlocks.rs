@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use devkms::{FaultMode, KNOWN_DEK};
-use sigil_attestation::{Provenance, Statement};
 use sigil_enclave::names::Keyspace;
 use sigil_enclave::nsm::{DocumentRequest, Nsm, NsmError};
 use sigil_enclave::seal::Header;
@@ -17,6 +16,7 @@ use sigil_enclave_protocol::v1::{
     ActivateRequest, DekProvenance, DekRow, ErrorCode, GenerateDek, KmsRequest, ProveRequest,
     StateRequest, UnlockAuthorizeReply, UnlockBeginRequest,
 };
+use sigil_verifier::{Provenance, Statement};
 
 use crate::bench::{Bench, verified};
 use crate::sidecar::{Sidecar, generate, item, sign_request, unlock};

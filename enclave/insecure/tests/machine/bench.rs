@@ -4,9 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sigil_attestation::{
-    Measurement, PcrAllowList, SignedStatement, Statement, TrustRoot, verify_statement,
-};
 use sigil_enclave_client::EnclaveAddress;
 use sigil_enclave_client::vhost::ask_for_port;
 use sigil_enclave_image::Pins;
@@ -17,6 +14,9 @@ use sigil_enclave_protocol::v1::Statement as WireStatement;
 use sigil_image_authoring::image::{Pinned, pin};
 use sigil_launcher::qemu::{Machine, Settings};
 use sigil_launcher::supervisor::{Boot, Launch};
+use sigil_verifier::{
+    Measurement, PcrAllowList, SignedStatement, Statement, TrustRoot, verify_statement,
+};
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout};

@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use k256::ecdsa::signature::hazmat::PrehashVerifier;
 use k256::ecdsa::{Signature, VerifyingKey};
-use sigil_attestation::{UserData, verify_live};
 use sigil_enclave_client::connect::HandshakeError;
 use sigil_enclave_protocol::handshake::Refusal;
 use sigil_enclave_protocol::v1::{
     ActivateRequest, AttestRequest, CreateReply, ErrorCode, HealthReply, HealthRequest, SignResult,
 };
+use sigil_verifier::{UserData, verify_live};
 
 use crate::bench::{Bench, attestation_root, verified};
 use crate::sidecar::{Sidecar, item};

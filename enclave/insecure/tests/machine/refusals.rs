@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sigil_attestation::{DocumentError, TrustRoot, VerifyError, VerifyTime, verify};
 use sigil_enclave_image::Pins;
 use sigil_enclave_image::pins::Ceilings;
 use sigil_enclave_protocol::v1::{AttestRequest, ErrorCode};
 use sigil_image_authoring::image::pin;
 use sigil_launcher::supervisor::{Boot, Launch};
+use sigil_verifier::{DocumentError, TrustRoot, VerifyError, VerifyTime, verify};
 
 use crate::bench::{Bench, PATIENCE, Setup, development_image, part, pins, settings};
 use crate::kms::Kms;

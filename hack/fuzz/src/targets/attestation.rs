@@ -1,7 +1,7 @@
 //! Attestation documents. Raw bytes: what verifies says what a genuine document said. Signed: the
 //! input is a payload, signed by a test leaf, and verification answers exactly as the rules say.
 
-use sigil_attestation::{Document, TrustRoot, VerifyTime, check_allowing_debug, verify};
+use sigil_verifier::{Document, TrustRoot, VerifyTime, check_allowing_debug, verify};
 
 use crate::Target;
 use crate::fixtures::{
@@ -58,7 +58,7 @@ fn raw(input: &[u8]) {
         assert_eq!(parsed.as_ref(), Ok(&checked.document));
         assert_eq!(verified.is_ok(), !checked.document.is_debug());
         assert_eq!(checked.chain_time_ms, checked.document.timestamp_ms);
-        if root.is_aws() {
+        if root == TrustRoot::aws() {
             let known = DOCUMENTS.map(Document::parse_unverified);
             assert!(known.contains(&Ok(checked.document)), "AWS never said this");
         }

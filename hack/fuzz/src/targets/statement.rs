@@ -4,10 +4,10 @@
 use std::sync::LazyLock;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
-use sigil_attestation::bounds::STATEMENT_WINDOW_MS;
-use sigil_attestation::{
+use sigil_verifier::bounds::STATEMENT_WINDOW_MS;
+use sigil_verifier::{
     Measurement, PcrAllowList, Provenance, SignedStatement, Statement, StatementKind, UserData,
-    verify_statement,
+    decode_statement, verify_statement,
 };
 
 use crate::Target;
@@ -51,7 +51,7 @@ fn check(input: &[u8]) {
     if let Ok(data) = UserData::decode(input) {
         assert_eq!(data.encode(), input, "one spelling");
     }
-    let Ok(statement) = Statement::decode(input) else { return };
+    let Ok(statement) = decode_statement(input) else { return };
     assert_eq!(statement.encode(), input, "one spelling");
     let signature = KEY.sign(input);
     let signed = SignedStatement {

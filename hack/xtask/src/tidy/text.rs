@@ -8,11 +8,30 @@ use crate::repo;
 
 /// Lines of a Rust file without its tests. A longer one holds more than one idea.
 const FILE_LINES_MAX: usize = 500;
-/// Lines of code (neither blank nor comment) of the trusted base without its tests. It may only
-/// fall: 6,000, what an auditor reads in a day, is the aim (decision 9).
-const TRUSTED_LINES_MAX: usize = 6_300;
-const TRUSTED: [&str; 4] =
-    ["enclave/src/", "enclave/protocol/src/", "enclave/attestation/src/", "enclave/image/src/"];
+/// What money rests on, in lines of code (neither blank nor comment) without tests. A bound may only
+/// fall; decision 9 says what is in which.
+const BOUNDED: [Bounded; 2] = [
+    // 6,000, what an auditor reads in a day, is the aim.
+    Bounded {
+        name: "trusted base",
+        folders: &[
+            "enclave/src/",
+            "enclave/protocol/src/",
+            "enclave/attestation/src/",
+            "enclave/image/src/",
+        ],
+        lines_max: 6_100,
+    },
+    Bounded { name: "verifier", folders: &["enclave/verifier/src/"], lines_max: 240 },
+];
+
+/// Folders that together have at most so many lines of code.
+struct Bounded {
+    name: &'static str,
+    folders: &'static [&'static str],
+    lines_max: usize,
+}
+
 /// Modules that may hold `unsafe`; each says why in its `allow`.
 const UNSAFE_MODULES: [&str; 11] = [
     "enclave/src/signer/ffi.rs",
@@ -30,7 +49,7 @@ const UNSAFE_MODULES: [&str; 11] = [
 
 pub(super) fn check(files: &[String]) -> Result<Vec<String>> {
     let mut findings = Vec::new();
-    let mut trusted_lines = 0;
+    let mut bounded_lines = [0; BOUNDED.len()];
     let targets = make_targets()?;
     for file in files {
         let Ok(text) = std::fs::read_to_string(repo::root().join(file)) else { continue };
@@ -39,8 +58,10 @@ pub(super) fn check(files: &[String]) -> Result<Vec<String>> {
             if lines > FILE_LINES_MAX {
                 findings.push(format!("{file}: {lines} lines, at most {FILE_LINES_MAX}"));
             }
-            if TRUSTED.iter().any(|folder| file.starts_with(folder)) {
-                trusted_lines += code_lines(file, &text);
+            for (bounded, lines) in BOUNDED.iter().zip(&mut bounded_lines) {
+                if bounded.folders.iter().any(|folder| file.starts_with(folder)) {
+                    *lines += code_lines(file, &text);
+                }
             }
             findings.extend(rust_findings(file, &text));
         }
@@ -53,10 +74,12 @@ pub(super) fn check(files: &[String]) -> Result<Vec<String>> {
         }
         findings.extend(machine_paths(file, &text));
     }
-    if trusted_lines > TRUSTED_LINES_MAX {
-        findings.push(format!("trusted base: {trusted_lines} lines, at most {TRUSTED_LINES_MAX}"));
+    for (Bounded { name, lines_max, .. }, lines) in BOUNDED.iter().zip(bounded_lines) {
+        if lines > *lines_max {
+            findings.push(format!("{name}: {lines} lines, at most {lines_max}"));
+        }
+        println!("tidy: {name} {lines} lines of code without tests");
     }
-    println!("tidy: trusted base {trusted_lines} lines of code without tests");
     Ok(findings)
 }
 

@@ -1,6 +1,6 @@
 //! Which images a verifier accepts.
 
-use crate::document::{Pcr, Pcrs};
+use sigil_attestation::{Pcr, Pcrs};
 
 /// What identifies one image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,12 +3,12 @@
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use proptest::prelude::*;
-use sigil_attestation::{
-    Measurement, PcrAllowList, Provenance, SignedStatement, Statement, StatementError,
-    StatementKind, TrustRoot, UserData, VerifyError, verify_statement,
-};
 use sigil_enclave_image::measure::{ProcessPcrs, process};
 use sigil_enclave_insecure::nsm::{Chain, TestDocument, TestRoot, Validity, test_root_der};
+use sigil_verifier::{
+    Measurement, PcrAllowList, Provenance, SignedStatement, Statement, StatementError,
+    StatementKind, TrustRoot, UserData, VerifyError, decode_statement, verify_statement,
+};
 
 const DOCUMENT_MS: u64 = 1_800_000_000_000;
 
@@ -103,7 +103,7 @@ fn the_bytes_are_those_of_the_formats() {
     ]
     .concat();
     assert_eq!(statement().encode(), bytes);
-    assert_eq!(Statement::decode(&bytes), Ok(statement()));
+    assert_eq!(decode_statement(&bytes), Ok(statement()));
     let possession = Statement { kind: StatementKind::Possession, ..statement() }.encode();
     assert_eq!(possession[..21], [&[0, 19][..], b"sigil/possession/v1"].concat());
     for (provenance, byte) in
@@ -114,7 +114,7 @@ fn the_bytes_are_those_of_the_formats() {
         assert_eq!(encoded[at], byte);
         let mut unknown = bytes.clone();
         unknown[at] = byte + 3;
-        assert_eq!(Statement::decode(&unknown), Err(StatementError::Malformed));
+        assert_eq!(decode_statement(&unknown), Err(StatementError::Malformed));
     }
 }
 
@@ -129,11 +129,11 @@ fn bounds_hold() {
     };
     let bytes = longest.encode();
     assert_eq!(bytes.len(), 419);
-    assert_eq!(Statement::decode(&bytes), Ok(longest.clone()));
+    assert_eq!(decode_statement(&bytes), Ok(longest.clone()));
     for length in 0..bytes.len() {
-        assert!(Statement::decode(&bytes[..length]).is_err(), "{length}");
+        assert!(decode_statement(&bytes[..length]).is_err(), "{length}");
     }
-    assert!(Statement::decode(&[&bytes[..], &[0]].concat()).is_err());
+    assert!(decode_statement(&[&bytes[..], &[0]].concat()).is_err());
     for too_long in [
         Statement { app: "a".repeat(64), ..longest.clone() },
         Statement { keyspace: "k".repeat(64), ..longest.clone() },
@@ -142,7 +142,7 @@ fn bounds_hold() {
         Statement { app: String::new(), ..longest.clone() },
         Statement { keyspace: String::new(), ..longest },
     ] {
-        assert_eq!(Statement::decode(&too_long.encode()), Err(StatementError::Malformed));
+        assert_eq!(decode_statement(&too_long.encode()), Err(StatementError::Malformed));
     }
 }
 
@@ -274,7 +274,7 @@ proptest! {
         if birth {
             bytes.splice(0..0, [&[0, 14][..], b"sigil/birth/v1", &[0, 1, b'a', 0, 1, b'k']].concat());
         }
-        if let Ok(decoded) = Statement::decode(&bytes) {
+        if let Ok(decoded) = decode_statement(&bytes) {
             prop_assert_eq!(decoded.encode(), bytes);
         }
     }
