@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 .PHONY: help demo demo-cluster test test-cluster fuzz lint fmt images generate test-enclave enclave-tools eif image-identity \
-	bench-gate bench-gate-write bench-s4 bench-sign verify-all
+	bench-gate bench-gate-write bench-s4 bench-sign ctime verify-all
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -53,6 +53,10 @@ bench-gate: ## the instructions of a signature are what docs/bench/instructions.
 bench-gate-write: ## commit to the instructions of a signature as they are now
 	@hack/packages bench
 	@cargo run --quiet --locked --release --package bench -- callgrind --write docs/bench/instructions.json
+
+ctime: ## no branch and no address of the enclave depends on a secret (valgrind; builds 4 minutes once)
+	@hack/packages bench
+	@hack/ctime/run
 
 eif: ## the enclave's image without pins, in target/eif (its kernel is built the first time)
 	@hack/packages build

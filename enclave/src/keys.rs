@@ -12,6 +12,7 @@ use crate::enclave::Enclave;
 use crate::key_cache::Open;
 use crate::key_cache::slot::Event;
 use crate::names::Keyspace;
+use crate::rng::Rng;
 use crate::seal::{Header, SealError, parse};
 use crate::secret::Secret32;
 use crate::signer::{Fault, Item, SELF_TEST_DIGEST, Signature, Signer};
@@ -194,7 +195,7 @@ impl Enclave {
             return Err(KeyError::NotPinned);
         }
         let dek = self.deks.sealing(&name.keyspace, now_ms).ok_or(KeyError::NoSealingDek)?;
-        let (scalar, public_key) = self.draw_key(signer)?;
+        let (scalar, public_key) = draw_key(&self.rng, signer)?;
         let created_ms = self.clock.wall_ms();
         let header = Header {
             app: self.pins.app.clone(),
@@ -313,19 +314,6 @@ impl Enclave {
         BlobOpener { app: &self.pins.app, deks: &self.deks, signer, began_ms }
     }
 
-    fn draw_key(&self, signer: &Signer) -> Result<(Secret32, [u8; 33]), KeyError> {
-        for _ in 0..SCALAR_DRAWS_MAX {
-            let mut drawn = Secret32::zeroed().map_err(|_| KeyError::NoRoom)?;
-            let made = self.rng.key_material(b"secp256k1", &mut drawn);
-            made.map_err(|_| KeyError::Internal)?;
-            if signer.is_scalar(&drawn) {
-                let public_key = signer.public_key(&drawn)?;
-                return Ok((drawn, public_key));
-            }
-        }
-        Err(KeyError::Internal)
-    }
-
     fn say(
         &self,
         kind: StatementKind,
@@ -360,8 +348,27 @@ impl Enclave {
     }
 }
 
+/// Draws a private key, bound to nothing yet, with its public key.
+///
+/// # Errors
+/// See [`KeyError`].
+pub fn draw_key(rng: &Rng, signer: &Signer) -> Result<(Secret32, [u8; 33]), KeyError> {
+    for _ in 0..SCALAR_DRAWS_MAX {
+        let mut drawn = Secret32::zeroed().map_err(|_| KeyError::NoRoom)?;
+        rng.key_material(b"secp256k1", &mut drawn).map_err(|_| KeyError::Internal)?;
+        if signer.is_scalar(&drawn) {
+            let public_key = signer.public_key(&drawn)?;
+            return Ok((drawn, public_key));
+        }
+    }
+    Err(KeyError::Internal)
+}
+
 /// Seals a key. A blob that does not open again would be a lost key.
-fn seal(header: &Header, dek: &Dek, scalar: &Secret32) -> Result<Vec<u8>, KeyError> {
+///
+/// # Errors
+/// See [`KeyError`].
+pub fn seal(header: &Header, dek: &Dek, scalar: &Secret32) -> Result<Vec<u8>, KeyError> {
     let blob = header.seal(&dek.secret, scalar).map_err(|_| KeyError::Internal)?;
     match parse(&blob).and_then(|sealed| sealed.open(&dek.secret)) {
         Ok(opened) if opened.expose_secret().ct_eq(scalar.expose_secret()).into() => Ok(blob),
