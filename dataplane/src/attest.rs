@@ -26,7 +26,7 @@ mod birth;
 mod health;
 mod trust;
 
-pub(crate) use birth::{BirthError, BirthVerifier, Expected, Proved};
+pub(crate) use birth::{BirthError, BirthVerifier, Expected};
 pub use trust::{Trust, TrustError};
 
 /// A launcher that accepts sends at once.

@@ -68,6 +68,8 @@ pub struct Enclave {
     pub attestation_root: String,
     /// Images that may be used.
     pub measurements: Vec<Measurement>,
+    /// Images that may no longer run and are believed about the keys that they made.
+    pub retired_measurements: Vec<Measurement>,
     /// A measurements.json that names one more.
     pub measurements_file: Option<PathBuf>,
     /// Connections over all workers, 1..=32; each worker has at least one.
@@ -247,6 +249,7 @@ impl Default for Enclave {
             attestation_root: "aws".to_owned(),
             measurements: Vec::new(),
             measurements_file: None,
+            retired_measurements: Vec::new(),
             connections: 16,
         }
     }

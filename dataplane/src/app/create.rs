@@ -9,7 +9,7 @@ use sigil_enclave_protocol::v1::{self, ErrorCode};
 use tokio::time::Instant;
 
 use super::{App, Birth, CreateRequest, Created, now_ms};
-use crate::attest::{BirthError, BirthVerifier, Expected, Proved};
+use crate::attest::{BirthError, Expected};
 use crate::error::{Code, Error};
 use crate::failpoint;
 use crate::metrics::{Method, Phase};
@@ -20,8 +20,6 @@ use crate::unlock::Target;
 /// DEKs and documents remembered as durable. A DEK lives an hour and a document five minutes, so the
 /// bound is met hours apart; forgetting everything then costs one read or write each.
 const REMEMBERED_MAX: usize = 64;
-/// Our nonce for a possession statement; 32 bytes never repeat.
-const NONCE_BYTES: usize = 32;
 
 /// A checked create with its key id.
 pub(super) struct Plan {
@@ -203,46 +201,22 @@ impl App {
             challenge: plan.challenge.to_vec(),
             earlier,
         };
-        self.verify_birth(&record, &birth, expected).await?;
+        self.verify_birth(&birth, expected).await?;
         failpoint::hit("create.verified");
         self.directory.insert(plan.key_id, record.keyspace.as_str().into());
         Ok(Created { key_id: plan.key_id, keyspace: record.keyspace, public_key, birth })
     }
 
-    /// Verifies the statement as applications do. One of an image that is not on the list could be
-    /// anybody's: then the enclave that has opened the key must say whose DEK it is sealed under.
-    async fn verify_birth(
-        &self,
-        record: &KeyRecord,
-        birth: &Birth,
-        expected: Expected,
-    ) -> Result<(), Error> {
-        let (statement, subject) = (birth.clone(), expected.clone());
-        let proved = self.checked(move |births| births.verify(&statement, &subject)).await?;
-        let pcr0 = match proved {
-            Ok(Proved::Here) => return Ok(()),
-            Ok(Proved::Elsewhere(pcr0)) => pcr0,
-            Err(why) => return Err(not_proved(expected.earlier, &why)),
-        };
-        let mut nonce = vec![0; NONCE_BYTES];
-        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| Error::internal("no random bytes"))?;
-        let proof = self.possession(record, nonce.clone().into()).await?;
-        let subject = Expected { challenge: nonce, ..expected };
-        self.checked(move |births| births.verify_possession(&proof, &subject, pcr0))
-            .await?
-            .map_err(|why| not_proved(true, &why))
-    }
-
-    /// Runs a check that costs a millisecond of CPU, which must not hold up the signatures of this
-    /// thread.
-    async fn checked<T: Send + 'static>(
-        &self,
-        check: impl FnOnce(&BirthVerifier) -> T + Send + 'static,
-    ) -> Result<T, Error> {
-        let births = Arc::clone(&self.births);
-        tokio::task::spawn_blocking(move || check(&births))
+    /// Verifies the statement as applications do. That costs a millisecond of CPU, which must not
+    /// hold up the signatures of this thread.
+    async fn verify_birth(&self, birth: &Birth, expected: Expected) -> Result<(), Error> {
+        let (births, statement, earlier) =
+            (Arc::clone(&self.births), birth.clone(), expected.earlier);
+        let verified = tokio::task::spawn_blocking(move || births.verify(&statement, &expected));
+        verified
             .await
-            .map_err(|_| Error::internal("the birth statement's check was cut short"))
+            .map_err(|_| Error::internal("the birth statement's check was cut short"))?
+            .map_err(|why| not_proved(earlier, &why))
     }
 
     /// Has the enclave open the blob; gives the public key that it recomputed.
@@ -309,7 +283,8 @@ fn not_proved(earlier: bool, why: &BirthError) -> Error {
     }
     let detail = format!(
         "the stored key under this idempotencyKey is not proved to be made in an accepted enclave: \
-         {why}; restore its record from a backup or use another idempotencyKey"
+         {why}; name the image in enclave.retiredMeasurements if you trust it, restore the record \
+         from a backup, or use another idempotencyKey"
     );
     let error = Error::new(Code::InvalidKey, detail);
     Error { field: Some("idempotencyKey".into()), ..error }

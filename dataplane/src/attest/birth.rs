@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use sigil_enclave_client::KeyId;
 use sigil_verifier::{
-    Document, Measurement, Pcr, PcrAllowList, Provenance, SignedStatement, Statement,
-    StatementError, StatementKind, verify_statement,
+    Provenance, SignedStatement, Statement, StatementError, StatementKind, verify_statement,
 };
 
 use super::Trust;
@@ -26,20 +25,10 @@ pub(crate) struct Expected {
     pub(crate) keyspace: String,
     pub(crate) key_id: KeyId,
     pub(crate) public_key: [u8; 33],
-    /// The caller's, or for a possession statement our own nonce.
+    /// The caller's.
     pub(crate) challenge: Vec<u8>,
-    /// The key was made earlier, perhaps in an image that is no longer on the list.
+    /// The key was made earlier, perhaps in an image that is retired.
     pub(crate) earlier: bool,
-}
-
-/// A birth statement that verifies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Proved {
-    /// By an image on the list.
-    Here,
-    /// By an image with this PCR0, which is not on the list. It proves nothing by itself: whoever
-    /// owns any image can have made it.
-    Elsewhere(Pcr),
 }
 
 /// Why a statement is not one for this key.
@@ -55,8 +44,6 @@ pub(crate) enum BirthError {
     OtherSubject,
     #[error("it says that the key was sealed under a DEK that was not made in its image")]
     DekNotBorn,
-    #[error("no accepted enclave vouches that the DEK was made in the image of the key's birth")]
-    DekNotVouched,
 }
 
 impl BirthVerifier {
@@ -66,40 +53,17 @@ impl BirthVerifier {
 
     /// Checks chain, image, signature, time window, subject and DEK of a birth statement. Takes about
     /// a millisecond of CPU.
-    pub(crate) fn verify(&self, birth: &Birth, expected: &Expected) -> Result<Proved, BirthError> {
-        let signed = signed(birth)?;
-        let named = expected.earlier.then(|| image_of(&signed.document)).flatten();
-        let elsewhere = named.filter(|image| !self.trust.images.entries().contains(image));
-        let images = elsewhere.map(|image| PcrAllowList::new(vec![image]));
-        let allowed = images.as_ref().unwrap_or(&self.trust.images);
-        let (statement, _) = verify_statement(&signed, &self.trust.root, allowed)?;
-        if !is_about(&statement, StatementKind::Birth, expected) {
+    pub(crate) fn verify(&self, birth: &Birth, expected: &Expected) -> Result<(), BirthError> {
+        let Trust { root, images, birthplaces } = &*self.trust;
+        let images = if expected.earlier { birthplaces } else { images };
+        let (statement, _) = verify_statement(&signed(birth)?, root, images)?;
+        if !is_about(&statement, expected) {
             return Err(BirthError::OtherSubject);
         }
-        if statement.dek_provenance != Provenance::Born {
-            return Err(BirthError::DekNotBorn);
-        }
-        Ok(elsewhere.map_or(Proved::Here, |image| Proved::Elsewhere(image.pcr0)))
-    }
-
-    /// Checks what an accepted enclave says of a key that was born in the image with `birth_pcr0`.
-    pub(crate) fn verify_possession(
-        &self,
-        proof: &Birth,
-        expected: &Expected,
-        birth_pcr0: Pcr,
-    ) -> Result<(), BirthError> {
-        let (statement, _) =
-            verify_statement(&signed(proof)?, &self.trust.root, &self.trust.images)?;
-        if !is_about(&statement, StatementKind::Possession, expected) {
-            return Err(BirthError::OtherSubject);
-        }
-        // A foreign DEK vouches for nothing: its maker can own that image, and then knows the DEK.
-        let vouched = statement.dek_provenance == Provenance::Born;
-        if vouched && statement.key_birth_pcr0 == birth_pcr0 {
+        if statement.dek_provenance == Provenance::Born {
             Ok(())
         } else {
-            Err(BirthError::DekNotVouched)
+            Err(BirthError::DekNotBorn)
         }
     }
 }
@@ -115,13 +79,8 @@ fn signed(birth: &Birth) -> Result<SignedStatement, BirthError> {
     })
 }
 
-fn image_of(document: &[u8]) -> Option<Measurement> {
-    let document = Document::parse_unverified(document).ok()?;
-    Some(Measurement { pcr0: document.pcr(0)?, pcr1: document.pcr(1)?, pcr2: document.pcr(2)? })
-}
-
-fn is_about(statement: &Statement, kind: StatementKind, expected: &Expected) -> bool {
-    statement.kind == kind
+fn is_about(statement: &Statement, expected: &Expected) -> bool {
+    statement.kind == StatementKind::Birth
         && statement.app == expected.app
         && statement.keyspace == expected.keyspace
         && statement.key_id == expected.key_id.0

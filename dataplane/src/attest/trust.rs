@@ -1,7 +1,7 @@
 //! What an enclave must prove: the root that signs its documents and the images that may run. Read
 //! from files once, at the start.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 use sigil_verifier::{Measurement, PcrAllowList, TrustRoot, root_from_pem_or_der};
@@ -18,14 +18,15 @@ pub struct Trust {
     pub root: TrustRoot,
     /// What may run.
     pub images: PcrAllowList,
+    /// Where a key may have been made: what may run, and what is retired.
+    pub birthplaces: PcrAllowList,
 }
 
 /// A file that does not say what it should.
 #[derive(Debug, thiserror::Error)]
-#[error("{setting}: {}: {reason}", path.display())]
+#[error("{setting}: {reason}")]
 pub struct TrustError {
     setting: &'static str,
-    path: PathBuf,
     reason: String,
 }
 
@@ -50,29 +51,27 @@ impl Trust {
             "aws" => TrustRoot::aws(),
             path => load_root(Path::new(path))?,
         };
-        let mut images = settings
-            .measurements
-            .iter()
-            .map(|image| {
-                parse(image).ok_or_else(|| TrustError {
-                    setting: "enclave.measurements",
-                    path: PathBuf::new(),
-                    reason: "not 96 hex digits".to_owned(),
-                })
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut images = parse_all("enclave.measurements", &settings.measurements)?;
         if let Some(path) = &settings.measurements_file {
             images.push(load_measurements(path)?);
         }
-        Ok(Self { root, images: PcrAllowList::new(images) })
+        let setting = "enclave.retiredMeasurements";
+        let mut birthplaces = parse_all(setting, &settings.retired_measurements)?;
+        if birthplaces.iter().any(|image| images.contains(image)) {
+            let reason =
+                "an image is accepted or retired, not both; remove it from one of the lists";
+            return Err(TrustError { setting, reason: reason.to_owned() });
+        }
+        birthplaces.extend_from_slice(&images);
+        let [images, birthplaces] = [images, birthplaces].map(PcrAllowList::new);
+        Ok(Self { root, images, birthplaces })
     }
 }
 
 fn load_root(path: &Path) -> Result<TrustRoot, TrustError> {
     let error = |reason: String| TrustError {
         setting: "enclave.attestationRoot",
-        path: path.to_owned(),
-        reason,
+        reason: format!("{}: {reason}", path.display()),
     };
     let bytes = read(path).map_err(|e| error(e.to_string()))?;
     root_from_pem_or_der(&bytes).map_err(|e| error(e.to_string()))
@@ -81,8 +80,7 @@ fn load_root(path: &Path) -> Result<TrustRoot, TrustError> {
 fn load_measurements(path: &Path) -> Result<Measurement, TrustError> {
     let error = |reason: &str| TrustError {
         setting: "enclave.measurementsFile",
-        path: path.to_owned(),
-        reason: reason.to_owned(),
+        reason: format!("{}: {reason}", path.display()),
     };
     let bytes = read(path).map_err(|e| error(&e.to_string()))?;
     let file: MeasurementsFile =
@@ -94,6 +92,17 @@ fn load_measurements(path: &Path) -> Result<Measurement, TrustError> {
     parse(&image)
         .filter(|image| image.pcr0 != [0; 48])
         .ok_or_else(|| error("pcr0, pcr1, pcr2 must be 96 hex digits and not zero"))
+}
+
+fn parse_all(
+    setting: &'static str,
+    images: &[config::Measurement],
+) -> Result<Vec<Measurement>, TrustError> {
+    let parsed = images.iter().map(|image| {
+        let reason = "not 96 hex digits".to_owned();
+        parse(image).ok_or(TrustError { setting, reason })
+    });
+    parsed.collect()
 }
 
 fn parse(image: &config::Measurement) -> Option<Measurement> {
@@ -147,6 +156,27 @@ mod tests {
         std::fs::write(directory.path().join("root"), "nonsense").unwrap();
         let error = Trust::load(&config).unwrap_err().to_string();
         assert!(error.starts_with("enclave.attestationRoot"), "{error}");
+    }
+
+    #[test]
+    fn an_image_is_accepted_or_retired_and_not_both() {
+        let directory = tempfile::tempdir().unwrap();
+        let [pcr, other] = ["0a", "0b"].map(|byte| byte.repeat(48));
+        let file = format!(r#"{{"formatVersion":1,"pcr0":"{pcr}","pcr1":"{pcr}","pcr2":"{pcr}"}}"#);
+        let image = |pcr: &String| config::Measurement {
+            pcr0: pcr.clone(),
+            pcr1: pcr.clone(),
+            pcr2: pcr.clone(),
+        };
+        let mut config = config(directory.path(), &file);
+        config.enclave.retired_measurements = vec![image(&other)];
+        let trust = Trust::load(&config).unwrap();
+        let [accepted, retired] = [&pcr, &other].map(|pcr| parse(&image(pcr)).unwrap());
+        assert_eq!(trust.images.entries(), [accepted], "what is retired may not run");
+        assert_eq!(trust.birthplaces.entries(), [retired, accepted]);
+        config.enclave.retired_measurements.push(image(&pcr));
+        let error = Trust::load(&config).unwrap_err().to_string();
+        assert!(error.contains("enclave.retiredMeasurements") && error.contains("not both"));
     }
 
     #[test]

@@ -9,6 +9,14 @@ fn minimal() -> String {
     )
 }
 
+/// With one retired image.
+fn with_retired(pcr1: &str) -> String {
+    let pcr = "22".repeat(48);
+    let retired = format!("{{pcr0: '{pcr}', pcr1: '{pcr1}', pcr2: '{pcr}'}}");
+    minimal()
+        .replace("{measurements:", &format!("{{retiredMeasurements: [{retired}], measurements:"))
+}
+
 fn none(_: &str) -> Option<String> {
     None
 }
@@ -85,6 +93,8 @@ fn what_would_weaken_trust_or_miss_kms_is_refused() {
     let zero = "00".repeat(48);
     let cases = [
         (minimal().replace(&pcr, &zero), "debug enclave"),
+        (with_retired(&zero), "enclave.retiredMeasurements[0].pcr1: zeros"),
+        (with_retired("0a"), "enclave.retiredMeasurements[0].pcr1: expected 96 hex digits"),
         (minimal().replace("us-east-1", "''"), "kms.region"),
         (
             minimal().replace(
@@ -108,4 +118,6 @@ fn what_would_weaken_trust_or_miss_kms_is_refused() {
     }
     let arn = "us-east-1, keyArn: 'arn:aws:kms:us-east-1:111122223333:key/x', address: 'h:443'";
     load(&minimal().replace("us-east-1", arn), none).unwrap();
+    let retired = load(&with_retired(&pcr), none).unwrap().enclave.retired_measurements;
+    assert_eq!((retired.len(), &retired[0].pcr1), (1, &pcr));
 }

@@ -2,7 +2,7 @@
 
 use sigil_enclave_protocol::bounds::NAME_BYTES_MAX;
 
-use super::{Config, ListenAddress};
+use super::{Config, ListenAddress, Measurement};
 
 const PCR_HEX_DIGITS: usize = 96;
 /// Keyspaces of one member; each has its own DEKs to unlock at every boot.
@@ -57,24 +57,8 @@ impl Config {
                     .to_owned(),
             );
         }
-        for (index, image) in enclave.measurements.iter().enumerate() {
-            for (name, value) in
-                [("pcr0", &image.pcr0), ("pcr1", &image.pcr1), ("pcr2", &image.pcr2)]
-            {
-                let hex = value.len() == PCR_HEX_DIGITS
-                    && value.bytes().all(|byte| byte.is_ascii_hexdigit());
-                if !hex {
-                    errors.push(format!(
-                        "enclave.measurements[{index}].{name}: expected {PCR_HEX_DIGITS} hex digits"
-                    ));
-                } else if value.bytes().all(|byte| byte == b'0') {
-                    errors.push(format!(
-                        "enclave.measurements[{index}].{name}: zeros are the measurement of every \
-                         debug enclave and are refused"
-                    ));
-                }
-            }
-        }
+        validate_images("enclave.measurements", &enclave.measurements, errors);
+        validate_images("enclave.retiredMeasurements", &enclave.retired_measurements, errors);
         let handoff = enclave.handoff.as_str();
         if handoff == "@" || !(handoff.starts_with('@') || handoff.starts_with('/')) {
             errors.push("enclave.handoff: expected @name or an absolute path".to_owned());
@@ -155,6 +139,24 @@ impl Config {
         bound("attemptTimeoutMs", unlock.attempt_timeout_ms, 1, unlock.operation_timeout_ms);
         // A begun unlock lives 10 s in the enclave.
         bound("operationTimeoutMs", unlock.operation_timeout_ms, 1, 10_000);
+    }
+}
+
+fn validate_images(path: &str, images: &[Measurement], errors: &mut Vec<String>) {
+    for (index, image) in images.iter().enumerate() {
+        for (name, value) in [("pcr0", &image.pcr0), ("pcr1", &image.pcr1), ("pcr2", &image.pcr2)] {
+            let hex =
+                value.len() == PCR_HEX_DIGITS && value.bytes().all(|byte| byte.is_ascii_hexdigit());
+            if !hex {
+                errors
+                    .push(format!("{path}[{index}].{name}: expected {PCR_HEX_DIGITS} hex digits"));
+            } else if value.bytes().all(|byte| byte == b'0') {
+                errors.push(format!(
+                    "{path}[{index}].{name}: zeros are the measurement of every debug enclave and \
+                     are refused"
+                ));
+            }
+        }
     }
 }
 

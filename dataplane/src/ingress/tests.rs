@@ -33,7 +33,11 @@ impl Bench {
         let (boots, watched) = watch::channel(None);
         let metrics = Arc::new(Metrics::new());
         let store = EmbeddedStore::open(folder.path(), |_| {}).unwrap();
-        let trust = Trust { root: TrustRoot::aws(), images: PcrAllowList::default() };
+        let trust = Trust {
+            root: TrustRoot::aws(),
+            images: PcrAllowList::default(),
+            birthplaces: PcrAllowList::default(),
+        };
         let app = App::new(
             Router::new(
                 Pool::start(watched, 1, Arc::clone(&metrics)),

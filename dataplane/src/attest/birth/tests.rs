@@ -1,7 +1,7 @@
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use sigil_enclave_image::measure::{ProcessPcrs, process};
 use sigil_enclave_insecure::nsm::{TestDocument, TestRoot, Validity, test_root_der};
-use sigil_verifier::{TrustRoot, UserData};
+use sigil_verifier::{Measurement, PcrAllowList, TrustRoot, UserData};
 
 use super::*;
 
@@ -11,16 +11,24 @@ fn ours() -> ProcessPcrs {
     process(b"our executable", b"pins")
 }
 
-/// Anybody's image: its documents verify under the same root.
+/// An image that is on no list of who may run: its documents verify under the same root.
 fn theirs() -> ProcessPcrs {
     process(b"their executable", b"pins")
 }
 
-fn verifier() -> BirthVerifier {
-    let ProcessPcrs { pcr0, pcr1, pcr2, .. } = ours();
-    let images = PcrAllowList::new(vec![Measurement { pcr0, pcr1, pcr2 }]);
+fn verifier(retired: &[ProcessPcrs]) -> BirthVerifier {
+    let image = |pcrs: &ProcessPcrs| {
+        let ProcessPcrs { pcr0, pcr1, pcr2, .. } = *pcrs;
+        Measurement { pcr0, pcr1, pcr2 }
+    };
+    let images = PcrAllowList::new(vec![image(&ours())]);
+    let birthplaces = [ours()].iter().chain(retired).map(image).collect();
     let root = TrustRoot::from_der(test_root_der().to_vec()).unwrap();
-    BirthVerifier::new(Arc::new(Trust { root, images }))
+    BirthVerifier::new(Arc::new(Trust {
+        root,
+        images,
+        birthplaces: PcrAllowList::new(birthplaces),
+    }))
 }
 
 fn statement(image: &ProcessPcrs) -> Statement {
@@ -37,16 +45,6 @@ fn statement(image: &ProcessPcrs) -> Statement {
         dek_birth_pcr0: image.pcr0,
         key_birth_pcr0: image.pcr0,
         time_ms: NOW_MS,
-    }
-}
-
-fn possession(provenance: Provenance, dek: Pcr, key: Pcr) -> Statement {
-    Statement {
-        kind: StatementKind::Possession,
-        dek_provenance: provenance,
-        dek_birth_pcr0: dek,
-        key_birth_pcr0: key,
-        ..statement(&ours())
     }
 }
 
@@ -79,53 +77,44 @@ fn expected(earlier: bool) -> Expected {
 }
 
 #[test]
-fn an_image_that_is_not_on_the_list_proves_nothing_by_itself() {
-    let verifier = verifier();
-    for earlier in [false, true] {
-        let proved = verifier.verify(&sign(&statement(&ours()), ours()), &expected(earlier));
-        assert_eq!(proved.unwrap(), Proved::Here);
+fn a_retired_image_is_believed_about_earlier_keys_and_any_other_about_none() {
+    let not_allowed =
+        |result| matches!(result, Err(BirthError::Statement(StatementError::NotAllowed)));
+    let (here, there) = (sign(&statement(&ours()), ours()), sign(&statement(&theirs()), theirs()));
+    for retired in [[].as_slice(), &[theirs()]] {
+        let verifier = verifier(retired);
+        for earlier in [false, true] {
+            verifier.verify(&here, &expected(earlier)).unwrap();
+        }
+        assert!(not_allowed(verifier.verify(&there, &expected(false))), "it makes no key today");
+        let earlier = verifier.verify(&there, &expected(true));
+        assert_eq!(earlier.is_ok(), !retired.is_empty(), "{earlier:?}");
+        assert!(earlier.is_ok() || not_allowed(earlier));
     }
-    let planted = sign(&statement(&theirs()), theirs());
-    let proved = verifier.verify(&planted, &expected(true)).unwrap();
-    assert_eq!(proved, Proved::Elsewhere(theirs().pcr0));
-    let error = verifier.verify(&planted, &expected(false)).unwrap_err();
-    assert!(matches!(error, BirthError::Statement(StatementError::NotAllowed)), "{error}");
+    // Who may run is not who is retired, and what it says is judged like anything else.
+    let verifier = verifier(&[theirs()]);
+    assert!(!verifier.trust.images.entries().iter().any(|image| image.pcr0 == theirs().pcr0));
+    for (dek_provenance, dek_birth_pcr0) in
+        [(Provenance::Foreign, ours().pcr0), (Provenance::Unproven, [0; 48])]
+    {
+        let planted = Statement { dek_provenance, dek_birth_pcr0, ..statement(&theirs()) };
+        let refused = verifier.verify(&sign(&planted, theirs()), &expected(true));
+        assert!(matches!(refused, Err(BirthError::DekNotBorn)), "{refused:?}");
+    }
 }
 
 #[test]
 fn app_and_origin_of_the_dek_are_judged() {
-    let verifier = verifier();
+    let verifier = verifier(&[]);
     let check = |statement: Statement| verifier.verify(&sign(&statement, ours()), &expected(true));
     let other = Statement { app: "other".to_owned(), ..statement(&ours()) };
     assert!(matches!(check(other), Err(BirthError::OtherSubject)));
+    let possession = Statement { kind: StatementKind::Possession, ..statement(&ours()) };
+    assert!(matches!(check(possession), Err(BirthError::OtherSubject)), "no birth statement");
     for (dek_provenance, dek_birth_pcr0) in
         [(Provenance::Foreign, theirs().pcr0), (Provenance::Unproven, [0; 48])]
     {
         let other = Statement { dek_provenance, dek_birth_pcr0, ..statement(&ours()) };
         assert!(matches!(check(other), Err(BirthError::DekNotBorn)));
     }
-}
-
-#[test]
-fn an_accepted_enclave_must_vouch_for_the_dek_of_an_earlier_image() {
-    let (verifier, other) = (verifier(), theirs().pcr0);
-    let check = |statement: &Statement, image| {
-        verifier.verify_possession(&sign(statement, image), &expected(true), other)
-    };
-    let sealed_again_here = possession(Provenance::Born, ours().pcr0, other);
-    check(&sealed_again_here, ours()).unwrap();
-    for refused in [
-        // The plant: the DEK is known to whoever wrapped it.
-        possession(Provenance::Unproven, [0; 48], other),
-        // The same with a birth document of the planter's own image.
-        possession(Provenance::Foreign, other, other),
-        possession(Provenance::Born, ours().pcr0, ours().pcr0),
-    ] {
-        assert!(matches!(check(&refused, ours()), Err(BirthError::DekNotVouched)), "{refused:?}");
-    }
-    assert!(check(&sealed_again_here, theirs()).is_err(), "only an accepted image vouches");
-    let stale = Statement { challenge: b"other".to_vec(), ..sealed_again_here.clone() };
-    assert!(matches!(check(&stale, ours()), Err(BirthError::OtherSubject)));
-    let birth = Statement { kind: StatementKind::Birth, ..statement(&ours()) };
-    assert!(matches!(check(&birth, ours()), Err(BirthError::OtherSubject)));
 }

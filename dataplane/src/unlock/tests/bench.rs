@@ -128,7 +128,8 @@ impl Bench {
     /// What applications talk to, over the enclave of `member`.
     pub(super) fn app(&self, member: &Member) -> App {
         let root = TrustRoot::from_der(test_root_der().to_vec()).unwrap();
-        let trust = Trust { root, images: PcrAllowList::new(vec![self.image]) };
+        let images = PcrAllowList::new(vec![self.image]);
+        let trust = Trust { root, birthplaces: images.clone(), images };
         let metrics = Arc::new(Metrics::new());
         App::new(
             Router::new(member.pool.clone(), Arc::new(RetryBudget::new(Instant::now()))),
