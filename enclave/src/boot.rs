@@ -6,10 +6,10 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use aws_lc_rs::digest::{SHA384, digest};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use sigil_attestation::TrustRoot;
 use sigil_enclave_image::Pins;
-use sigil_enclave_image::measure::sha384;
 use sigil_enclave_protocol::handshake::BootId;
 use tokio::runtime;
 use tokio::sync::{oneshot, watch};
@@ -187,7 +187,7 @@ fn assemble(parts: &Parts, control: runtime::Handle) -> Result<Enclave, BootErro
     let enclave = Enclave {
         cache: KeyCache::new(settings::baseline(&ceilings), ceilings),
         pins,
-        pins_sha384: sha384(&parts.pins),
+        pins_sha384: digest(&SHA384, &parts.pins),
         boot_id: BootId(boot_id),
         pcr0: OnceLock::new(),
         workers,

@@ -13,7 +13,7 @@ use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::enclave::Enclave;
-use crate::handshake::{Door, Room};
+use crate::handshake::Door;
 use crate::rng::{self, NSM_ENTROPY_EVERY_S};
 use crate::stream::{Listener, Stream};
 use crate::vsock;
@@ -46,9 +46,8 @@ impl Control {
 
     async fn admit(&self, socket: OwnedFd) -> std::io::Result<()> {
         let mut stream = Stream::new(socket)?;
-        let Some((purpose, (worker, permit))) = self.door.admit(&mut stream, self).await? else {
-            return Ok(());
-        };
+        let admitted = self.door.admit(&mut stream, |purpose| self.place(purpose)).await?;
+        let Some((purpose, worker, permit)) = admitted else { return Ok(()) };
         match purpose {
             Purpose::Tunnel(id) => self.enclave.unlocks.attach(&id, stream),
             _ => {
@@ -59,12 +58,9 @@ impl Control {
         }
         Ok(())
     }
-}
 
-impl Room for Control {
-    type Place = (u16, OwnedSemaphorePermit);
-
-    fn take(&self, purpose: Purpose) -> Result<(u16, Self::Place), Refusal> {
+    /// A worker for a connection, and its place among the open ones.
+    fn place(&self, purpose: Purpose) -> Result<(u16, OwnedSemaphorePermit), Refusal> {
         let permit = Arc::clone(&self.connections).try_acquire_owned();
         let permit = permit.map_err(|_| Refusal::TooMany)?;
         let worker = match purpose {
@@ -74,8 +70,7 @@ impl Room for Control {
             Purpose::Tunnel(_) => 0,
             _ => self.next_worker.fetch_add(1, Ordering::Relaxed) % self.workers.len().max(1),
         };
-        let worker = u16::try_from(worker).map_err(|_| Refusal::TooMany)?;
-        Ok((worker, (worker, permit)))
+        Ok((u16::try_from(worker).map_err(|_| Refusal::TooMany)?, permit))
     }
 }
 

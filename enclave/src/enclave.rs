@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use aws_lc_rs::digest::Digest;
 use sigil_attestation::{Document, TrustRoot, UserData, verify};
 use sigil_enclave_image::Pins;
 use sigil_enclave_protocol::handshake::BootId;
@@ -25,7 +26,7 @@ pub struct Enclave {
     /// What the image is pinned to.
     pub pins: Pins,
     /// SHA-384 of `pins.cbor`.
-    pub pins_sha384: [u8; 48],
+    pub pins_sha384: Digest,
     /// This boot.
     pub boot_id: BootId,
     /// PCR0 of this image, once a document of our own has verified.

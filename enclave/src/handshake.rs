@@ -21,20 +21,9 @@ pub struct Door {
     token: Mutex<Option<ClaimToken>>,
 }
 
-/// What the rest of the enclave has room for, asked once the caller has proved itself.
-pub trait Room {
-    /// What an accepted connection holds while it is open.
-    type Place;
-
-    /// Takes a place for `purpose` and names the worker.
-    ///
-    /// # Errors
-    /// Why there is none.
-    fn take(&self, purpose: Purpose) -> Result<(u16, Self::Place), Refusal>;
-}
-
-/// What an accepted connection is for, and its place; nothing after a claim or a refusal.
-pub type Admitted<R> = Option<(Purpose, <R as Room>::Place)>;
+/// What an accepted connection is for, its worker, and what it holds while it is open; nothing after
+/// a claim or a refusal.
+pub type Admitted<P> = Option<(Purpose, u16, P)>;
 
 impl Door {
     /// The door of an enclave with `workers` signing workers that nobody has claimed.
@@ -42,15 +31,16 @@ impl Door {
         Self { boot_id, workers, token: Mutex::new(None) }
     }
 
-    /// Runs the handshake. `None`: the connection ends here, as a claim does.
+    /// Runs the handshake. `None`: the connection ends here, as a claim does. `room` is asked once
+    /// the caller has proved itself: it names a worker and gives a place, or says why there is none.
     ///
     /// # Errors
     /// The stream fails or the peer is too slow; the connection is of no use.
-    pub async fn admit<S, R>(&self, stream: &mut S, room: &R) -> io::Result<Admitted<R>>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-        R: Room,
-    {
+    pub async fn admit<S: AsyncRead + AsyncWrite + Unpin, P>(
+        &self,
+        stream: &mut S,
+        room: impl FnOnce(Purpose) -> Result<(u16, P), Refusal>,
+    ) -> io::Result<Admitted<P>> {
         let nonce = rng::public_bytes().map_err(io::Error::other)?;
         let hello = Hello { boot_id: self.boot_id, nonce };
         let work = async {
@@ -67,13 +57,13 @@ impl Door {
         timeout(HANDSHAKE_TIME_MAX, work).await?
     }
 
-    fn judge<R: Room>(
+    fn judge<P>(
         &self,
         hello: &Hello,
         frame: &[u8; PROOF_BYTES],
-        room: &R,
-    ) -> Result<(Verdict, Admitted<R>), Refusal> {
-        let proof = Proof::decode(frame).map_err(|_| Refusal::Malformed)?;
+        room: impl FnOnce(Purpose) -> Result<(u16, P), Refusal>,
+    ) -> Result<(Verdict, Admitted<P>), Refusal> {
+        let proof = Proof::decode(frame).ok_or(Refusal::Malformed)?;
         let worker_count = self.workers;
         let mut token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
         if proof.purpose == Purpose::Claim {
@@ -92,9 +82,9 @@ impl Door {
         if !proof.proves(hello, token) {
             return Err(Refusal::WrongProof);
         }
-        let (worker_index, place) = room.take(proof.purpose)?;
+        let (worker_index, place) = room(proof.purpose)?;
         let verdict = Verdict::Accepted { worker_index, worker_count, token: None };
-        Ok((verdict, Some((proof.purpose, place))))
+        Ok((verdict, Some((proof.purpose, worker_index, place))))
     }
 }
 
@@ -105,20 +95,13 @@ mod tests {
 
     use super::*;
 
-    struct OneUnlock([u8; 16]);
-
-    impl Room for OneUnlock {
-        type Place = ();
-
-        fn take(&self, purpose: Purpose) -> Result<(u16, ()), Refusal> {
-            match purpose {
-                Purpose::Tunnel(id) if id != self.0 => Err(Refusal::UnknownUnlock),
-                _ => Ok((2, ())),
-            }
+    /// On worker 2, with room for one tunnel.
+    fn room(purpose: Purpose) -> Result<(u16, ()), Refusal> {
+        match purpose {
+            Purpose::Tunnel(id) if id != [5; 16] => Err(Refusal::UnknownUnlock),
+            _ => Ok((2, ())),
         }
     }
-
-    const ROOM: OneUnlock = OneUnlock([5; 16]);
 
     fn door() -> Door {
         Door::new(BootId([1; 16]), 4)
@@ -126,7 +109,7 @@ mod tests {
 
     async fn claimed(door: &Door) -> ClaimToken {
         let (mut ours, mut theirs) = duplex(256);
-        let (admitted, claim) = tokio::join!(door.admit(&mut ours, &ROOM), claim(&mut theirs));
+        let (admitted, claim) = tokio::join!(door.admit(&mut ours, room), claim(&mut theirs));
         assert!(admitted.unwrap().is_none(), "a claim ends the connection");
         claim.unwrap().1
     }
@@ -138,7 +121,7 @@ mod tests {
     ) -> Result<u16, HandshakeError> {
         let (mut ours, mut theirs) = duplex(256);
         let (admitted, connected) =
-            tokio::join!(door.admit(&mut ours, &ROOM), connect(&mut theirs, purpose, token));
+            tokio::join!(door.admit(&mut ours, room), connect(&mut theirs, purpose, token));
         let connected = connected?;
         assert_eq!(admitted.unwrap().unwrap().0, purpose);
         assert_eq!((connected.hello.boot_id, connected.worker_count), (BootId([1; 16]), 4));
@@ -165,7 +148,7 @@ mod tests {
         let door = door();
         let token = claimed(&door).await;
         let (mut ours, mut theirs) = duplex(256);
-        let (_, second) = tokio::join!(door.admit(&mut ours, &ROOM), claim(&mut theirs));
+        let (_, second) = tokio::join!(door.admit(&mut ours, room), claim(&mut theirs));
         assert_eq!(refusal(second), Refusal::AlreadyClaimed);
         assert!(try_connect(&door, Purpose::Rpc, &token).await.is_ok(), "the first one holds");
     }
@@ -194,7 +177,7 @@ mod tests {
             theirs.read_exact(&mut answer).await.unwrap();
             answer[54]
         };
-        let (_, code) = tokio::join!(door.admit(&mut ours, &ROOM), peer);
+        let (_, code) = tokio::join!(door.admit(&mut ours, room), peer);
         assert_eq!(code, Refusal::WrongProof as u8);
     }
 
@@ -202,7 +185,7 @@ mod tests {
     async fn a_silent_peer_is_dropped_after_two_seconds() {
         let (mut ours, _theirs) = duplex(256);
         let started = tokio::time::Instant::now();
-        let error = door().admit(&mut ours, &ROOM).await.unwrap_err();
+        let error = door().admit(&mut ours, room).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(started.elapsed(), HANDSHAKE_TIME_MAX);
     }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
+use aws_lc_rs::digest::{Digest, SHA256, digest};
 use sigil_attestation::{UserData, verify};
 use sigil_enclave_image::pins::KeyspaceRule;
 use subtle::ConstantTimeEq;
@@ -74,7 +74,7 @@ pub struct Begun {
     /// The DEK it is about.
     pub dek_id: DekId,
     /// SHA-256 of the attestation document in the request.
-    pub attestation_hash: [u8; 32],
+    pub attestation_hash: Digest,
 }
 
 /// What came of an exchange.
@@ -204,8 +204,7 @@ impl Enclave {
             .document(&user_data, Some(recipient.spki_der()))
             .map_err(|_| UnlockError::Attestation)?;
         let request = ExactRequest::new(&target, &context, &operation, &made.bytes);
-        let mut attestation_hash = [0; 32];
-        attestation_hash.copy_from_slice(digest::digest(&digest::SHA256, &made.bytes).as_ref());
+        let attestation_hash = digest(&SHA256, &made.bytes);
         let waiting = Waiting {
             request: request.clone(),
             operation,

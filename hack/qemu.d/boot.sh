@@ -94,7 +94,7 @@ start_machine() {
     local dir=$1 eif=$2 machine role clock
     clock="tsc=reliable tsc_early_khz=$("$(clock_folder)/tsc-khz")"
     machine=$(machine_folder)
-    role=$(sed -n 's/^pub const TEST_ROLE_ARN: &str = "\(.*\)";$/\1/p' "$ROOT/enclave/image/src/measure.rs")
+    role=$(sed -n 's/^pub const TEST_ROLE_ARN: &str = "\(.*\)";$/\1/p' "$ROOT/enclave/authoring/src/measure.rs")
     "${CHILD[@]}" "$machine/qemu-system-x86_64" -L "$machine/firmware" -accel tcg -cpu max \
         -m "$3" -smp "$4" \
         -machine "nitro-enclave,vsock=vsock,id=$INSTANCE-enc0123456789abcde" \

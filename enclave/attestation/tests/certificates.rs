@@ -14,8 +14,8 @@ use rcgen::{
     SignatureAlgorithm, date_time_ymd,
 };
 use sigil_attestation::{TrustRoot, VerifyError, verify};
-use sigil_enclave_image::measure::process;
 use sigil_enclave_insecure::nsm::{TestDocument, TestRoot, Validity};
+use sigil_image_authoring::measure::process;
 
 const NOW_MS: u64 = 1_800_000_000_000;
 const DAY_MS: u64 = 86_400_000;

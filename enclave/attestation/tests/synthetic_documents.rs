@@ -3,8 +3,8 @@
 
 use rcgen::PKCS_ECDSA_P256_SHA256;
 use sigil_attestation::{Document, DocumentError, TrustRoot, VerifyError, verify};
-use sigil_enclave_image::measure::{ProcessPcrs, process};
 use sigil_enclave_insecure::nsm::{Chain, TestDocument, TestRoot, Validity, test_root_der};
+use sigil_image_authoring::measure::{ProcessPcrs, process};
 
 const NOW_MS: u64 = 1_800_000_000_500;
 

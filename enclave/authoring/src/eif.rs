@@ -10,7 +10,7 @@ mod write;
 
 pub use read::parse;
 
-use sigil_enclave_image::measure::{self, Pcr};
+use crate::measure::{self, Pcr};
 
 /// Bytes of an image: eight times what ours have, and small enough to be read as a whole.
 pub const EIF_BYTES_MAX: usize = 128 << 20;

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::measure::{self, Pcr, ProcessPcrs};
 use aws_lc_rs::digest::{SHA256, digest};
-use sigil_enclave_image::measure::{self, Pcr, ProcessPcrs};
 use sigil_enclave_image::pins::Pins;
 
 use crate::eif::{Eif, EifError};

@@ -8,8 +8,10 @@ use zeroize::Zeroizing;
 
 use sigil_enclave_protocol::bounds::HANDSHAKE_TIME_MAX;
 use sigil_enclave_protocol::handshake::{
-    ClaimToken, FrameError, HELLO_BYTES, Hello, Proof, Purpose, Refusal, VERDICT_BYTES, Verdict,
+    ClaimToken, HELLO_BYTES, Hello, Proof, Purpose, Refusal, VERDICT_BYTES, Verdict,
 };
+
+use crate::frames::{FrameError, decode_hello, decode_verdict, in_words};
 
 /// An accepted connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +37,8 @@ pub enum HandshakeError {
     #[error(transparent)]
     Frame(#[from] FrameError),
     /// The enclave closed the connection and said why.
-    #[error("refused: {0}")]
-    Refused(#[from] Refusal),
+    #[error("refused: {}", in_words(*.0))]
+    Refused(Refusal),
 }
 
 /// Claims a freshly booted enclave.
@@ -47,7 +49,7 @@ pub async fn claim<S>(stream: &mut S) -> Result<(Accepted, ClaimToken), Handshak
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (accepted, token) = exchange(stream, |_| Proof::claim(), true).await?;
+    let (accepted, token) = exchange(stream, |_| Proof::CLAIM, true).await?;
     token.map(|token| (accepted, token)).ok_or(FrameError { frame: "verdict" }.into())
 }
 
@@ -78,12 +80,12 @@ where
     let work = async {
         let mut hello = [0; HELLO_BYTES];
         stream.read_exact(&mut hello).await?;
-        let hello = Hello::decode(&hello)?;
+        let hello = decode_hello(&hello)?;
         stream.write_all(&prove(&hello).encode()).await?;
         let mut verdict = Zeroizing::new([0; VERDICT_BYTES]);
         stream.read_exact(&mut *verdict).await?;
-        match Verdict::decode(&verdict, claims)? {
-            Verdict::Refused(refusal) => Err(refusal.into()),
+        match decode_verdict(&verdict, claims)? {
+            Verdict::Refused(refusal) => Err(HandshakeError::Refused(refusal)),
             Verdict::Accepted { worker_index, worker_count, token } => {
                 Ok((Accepted { hello, worker_index, worker_count }, token))
             }

@@ -4,6 +4,7 @@
 
 pub mod address;
 pub mod connect;
+pub mod frames;
 pub mod handoff;
 pub mod key_id;
 pub mod vhost;

@@ -1,6 +1,5 @@
-//! What an enclave image is measured by: pins and the PCR rule. Formats: `docs/formats.md`.
+//! Pins, and the rule for names. Formats: `docs/formats.md`.
 
-pub mod measure;
 pub mod names;
 pub mod pins;
 

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use sigil_enclave::nsm::{DocumentRequest, Nsm, NsmError};
 use sigil_enclave::secret::Secret32;
-use sigil_enclave_image::measure::{self, ProcessPcrs};
+use sigil_image_authoring::measure::{self, ProcessPcrs};
 
 pub use authority::{Chain, TestRoot, Validity, test_root_der};
 pub use document::TestDocument;

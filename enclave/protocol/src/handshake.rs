@@ -1,5 +1,5 @@
 //! Fixed-length frames before the first HTTP/2 byte: who the enclave is and who the caller is.
-//! Pure: no input or output here. Format: `docs/formats.md`, "Connection to the enclave".
+//! Pure: no input or output here. What only the caller reads, `sigil-enclave-client` reads. Format: `docs/formats.md`, "Connection to the enclave".
 //!
 //! vsock has no namespaces, so any process that may open it could sign. The first connection after
 //! boot claims the enclave and receives a token, once; every later one proves it over a nonce that
@@ -9,7 +9,8 @@ use aws_lc_rs::hmac;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-const MAGIC: &[u8; 4] = b"SGL1";
+/// First bytes of [`Hello`].
+pub const MAGIC: &[u8; 4] = b"SGL1";
 /// Version of the handshake and of what follows it.
 pub const VERSION: u16 = 1;
 const MAC_DOMAIN: &[u8] = b"sigil/hs/v1";
@@ -89,29 +90,22 @@ pub struct Proof {
 }
 
 /// Why the enclave closes a connection. Closed list; the number is the wire code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Refusal {
     /// The frame is not one of this protocol or version.
-    #[error("malformed handshake or another version")]
     Malformed = 1,
     /// The token was already given to somebody.
-    #[error("the enclave is already claimed")]
     AlreadyClaimed = 2,
     /// Nobody has claimed the enclave yet.
-    #[error("the enclave is not claimed yet")]
     NotClaimed = 3,
     /// The proof does not match the token.
-    #[error("the caller does not hold the claim token")]
     WrongProof = 4,
     /// No unlock waits for this tunnel.
-    #[error("no unlock with this id is open")]
     UnknownUnlock = 5,
     /// Too many connections are open.
-    #[error("too many connections")]
     TooMany = 6,
     /// The enclave is shutting down.
-    #[error("the enclave is draining")]
     Draining = 7,
 }
 
@@ -131,14 +125,6 @@ pub enum Verdict {
     Refused(Refusal),
 }
 
-/// A frame that is not one of this protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("malformed {frame} frame")]
-pub struct FrameError {
-    /// Which frame.
-    pub frame: &'static str,
-}
-
 impl Hello {
     /// The wire form.
     pub fn encode(&self) -> [u8; HELLO_BYTES] {
@@ -149,68 +135,48 @@ impl Hello {
         out[22..].copy_from_slice(&self.nonce);
         out
     }
-
-    /// Reads the wire form.
-    ///
-    /// # Errors
-    /// Another magic or version.
-    pub fn decode(bytes: &[u8; HELLO_BYTES]) -> Result<Self, FrameError> {
-        if &bytes[..4] != MAGIC || bytes[4..6] != VERSION.to_be_bytes() {
-            return Err(FrameError { frame: "hello" });
-        }
-        let mut hello = Self { boot_id: BootId([0; 16]), nonce: [0; 32] };
-        hello.boot_id.0.copy_from_slice(&bytes[6..22]);
-        hello.nonce.copy_from_slice(&bytes[22..]);
-        Ok(hello)
-    }
 }
 
 impl Proof {
     /// The frame of a claim, which proves nothing.
-    pub fn claim() -> Self {
-        Self { purpose: Purpose::Claim, mac: [0; 32] }
-    }
+    pub const CLAIM: Self = Self { purpose: Purpose::Claim, mac: [0; 32] };
 
     /// Proves the token for this connection.
     pub fn new(purpose: Purpose, hello: &Hello, token: &ClaimToken) -> Self {
         let mut proof = Self { purpose, mac: [0; 32] };
-        proof.mac = mac(token, hello, &proof.head());
+        let key = hmac::Key::new(hmac::HMAC_SHA256, token.expose_secret());
+        let mut context = hmac::Context::with_key(&key);
+        context.update(MAC_DOMAIN);
+        context.update(&hello.encode());
+        context.update(&proof.encode()[..PROOF_MAC_AT]);
+        proof.mac.copy_from_slice(context.sign().as_ref());
         proof
     }
 
     /// True if the sender holds `token`. Constant time.
     pub fn proves(&self, hello: &Hello, token: &ClaimToken) -> bool {
-        mac(token, hello, &self.head()).ct_eq(&self.mac).into()
-    }
-
-    fn head(&self) -> [u8; PROOF_MAC_AT] {
-        let mut head = [0; PROOF_MAC_AT];
-        head[..2].copy_from_slice(&VERSION.to_be_bytes());
-        head[2] = match self.purpose {
-            Purpose::Claim => 1,
-            Purpose::Rpc => 2,
-            Purpose::Tunnel(unlock_id) => {
-                head[4..].copy_from_slice(&unlock_id);
-                3
-            }
-        };
-        head
+        Self::new(self.purpose, hello, token).mac.ct_eq(&self.mac).into()
     }
 
     /// The wire form.
     pub fn encode(&self) -> [u8; PROOF_BYTES] {
         let mut out = [0; PROOF_BYTES];
-        out[..PROOF_MAC_AT].copy_from_slice(&self.head());
+        out[..2].copy_from_slice(&VERSION.to_be_bytes());
+        out[2] = match self.purpose {
+            Purpose::Claim => 1,
+            Purpose::Rpc => 2,
+            Purpose::Tunnel(unlock_id) => {
+                out[4..PROOF_MAC_AT].copy_from_slice(&unlock_id);
+                3
+            }
+        };
         out[PROOF_MAC_AT..].copy_from_slice(&self.mac);
         out
     }
 
-    /// Reads the wire form.
-    ///
-    /// # Errors
-    /// Another version, an unknown purpose, a reserved byte or field that is not zero.
-    pub fn decode(bytes: &[u8; PROOF_BYTES]) -> Result<Self, FrameError> {
-        let error = FrameError { frame: "proof" };
+    /// Reads the wire form. Nothing for another version, an unknown purpose, and a byte or field
+    /// that should be zero and is not.
+    pub fn decode(bytes: &[u8; PROOF_BYTES]) -> Option<Self> {
         let mut unlock_id = [0; 16];
         unlock_id.copy_from_slice(&bytes[4..PROOF_MAC_AT]);
         let mut mac = [0; 32];
@@ -219,14 +185,11 @@ impl Proof {
             1 => Purpose::Claim,
             2 => Purpose::Rpc,
             3 => Purpose::Tunnel(unlock_id),
-            _ => return Err(error),
+            _ => return None,
         };
         let proof = Self { purpose, mac };
-        let claim_with_mac = purpose == Purpose::Claim && mac != [0; 32];
-        if bytes[..PROOF_MAC_AT] != proof.head() || claim_with_mac {
-            return Err(error);
-        }
-        Ok(proof)
+        let claims_and_proves = purpose == Purpose::Claim && proof != Self::CLAIM;
+        (proof.encode() == *bytes && !claims_and_proves).then_some(proof)
     }
 }
 
@@ -246,46 +209,6 @@ impl Verdict {
         }
         out
     }
-
-    /// Reads the wire form; `claimed` says whether a token is expected.
-    ///
-    /// # Errors
-    /// An unknown code, a token where none belongs or none where one does, or a byte that should be
-    /// zero.
-    pub fn decode(bytes: &[u8; VERDICT_BYTES], claimed: bool) -> Result<Self, FrameError> {
-        let error = FrameError { frame: "verdict" };
-        let mut token = ClaimToken([0; 32]);
-        token.0.copy_from_slice(&bytes[6..]);
-        let verdict = match bytes[0] {
-            0 if claimed && token.0 == [0; 32] => return Err(error),
-            0 => Self::Accepted {
-                worker_index: u16::from_be_bytes([bytes[2], bytes[3]]),
-                worker_count: u16::from_be_bytes([bytes[4], bytes[5]]),
-                token: claimed.then_some(token),
-            },
-            1 => Self::Refused(Refusal::Malformed),
-            2 => Self::Refused(Refusal::AlreadyClaimed),
-            3 => Self::Refused(Refusal::NotClaimed),
-            4 => Self::Refused(Refusal::WrongProof),
-            5 => Self::Refused(Refusal::UnknownUnlock),
-            6 => Self::Refused(Refusal::TooMany),
-            7 => Self::Refused(Refusal::Draining),
-            _ => return Err(error),
-        };
-        // A verdict has one spelling: what is reserved, or unused by this one, is zero.
-        if *verdict.encode() == *bytes { Ok(verdict) } else { Err(error) }
-    }
-}
-
-fn mac(token: &ClaimToken, hello: &Hello, proof_head: &[u8; PROOF_MAC_AT]) -> [u8; 32] {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, token.expose_secret());
-    let mut context = hmac::Context::with_key(&key);
-    context.update(MAC_DOMAIN);
-    context.update(&hello.encode());
-    context.update(proof_head);
-    let mut out = [0; 32];
-    out.copy_from_slice(context.sign().as_ref());
-    out
 }
 
 #[cfg(test)]

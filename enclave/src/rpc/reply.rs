@@ -144,7 +144,7 @@ pub(super) fn begun(begun: Begun) -> UnlockBeginReply {
             kms_key_arn: request.key_arn,
         }),
         dek_id: Bytes::copy_from_slice(&begun.dek_id),
-        attestation_hash: Bytes::copy_from_slice(&begun.attestation_hash),
+        attestation_hash: Bytes::copy_from_slice(begun.attestation_hash.as_ref()),
     }
 }
 
@@ -257,7 +257,7 @@ pub(super) fn health(enclave: &Enclave, now_ms: u64) -> HealthReply {
         workers: enclave.workers.into(),
         uptime_ms: now_ms.saturating_sub(enclave.started_ms),
         app: enclave.pins.app.clone(),
-        pins_sha384: Bytes::copy_from_slice(&enclave.pins_sha384),
+        pins_sha384: Bytes::copy_from_slice(enclave.pins_sha384.as_ref()),
         documents_verify: enclave.documents_verify(),
         draining: *enclave.draining.borrow(),
     }

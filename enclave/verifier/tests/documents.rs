@@ -1,8 +1,8 @@
 //! Documents at a verifier's own time, fresh and with its nonce; roots from files.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use sigil_enclave_image::measure::process;
 use sigil_enclave_insecure::nsm::{TestDocument, TestRoot, Validity, test_root_der};
+use sigil_image_authoring::measure::process;
 use sigil_verifier::{
     Document, LiveError, TrustRoot, VerifyError, VerifyTime, check_allowing_debug,
     root_from_pem_or_der, verify, verify_live,

@@ -3,8 +3,8 @@
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use proptest::prelude::*;
-use sigil_enclave_image::measure::{ProcessPcrs, process};
 use sigil_enclave_insecure::nsm::{Chain, TestDocument, TestRoot, Validity, test_root_der};
+use sigil_image_authoring::measure::{ProcessPcrs, process};
 use sigil_verifier::{
     Measurement, PcrAllowList, Provenance, SignedStatement, Statement, StatementError,
     StatementKind, TrustRoot, UserData, VerifyError, decode_statement, verify_statement,

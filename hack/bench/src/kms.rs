@@ -10,10 +10,10 @@ use bytes::Bytes;
 use devkms::policy::attested_use;
 use devkms::{BREAK_GLASS_ROLE, DATAPLANE_ROLE, TestKms, TestKmsOptions};
 use sigil_enclave_image::Pins;
-use sigil_enclave_image::measure::process;
 use sigil_enclave_image::pins::{Ceilings, KeyspaceRule, VerifyMode};
 use sigil_enclave_insecure::nsm::test_root_der;
 use sigil_enclave_protocol::v1::{KmsRequest, UnlockAuthorizeRequest};
+use sigil_image_authoring::measure::process;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 

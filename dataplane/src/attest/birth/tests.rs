@@ -1,6 +1,6 @@
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
-use sigil_enclave_image::measure::{ProcessPcrs, process};
 use sigil_enclave_insecure::nsm::{TestDocument, TestRoot, Validity, test_root_der};
+use sigil_image_authoring::measure::{ProcessPcrs, process};
 use sigil_verifier::{Measurement, PcrAllowList, TrustRoot, UserData};
 
 use super::*;

@@ -1,7 +1,7 @@
 use sigil_enclave_image::Pins;
-use sigil_enclave_image::measure::process;
 use sigil_image_authoring::eif::{Arch, parse};
 use sigil_image_authoring::image::Program;
+use sigil_image_authoring::measure::process;
 
 use super::*;
 

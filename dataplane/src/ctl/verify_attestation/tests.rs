@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
-use sigil_enclave_image::measure::process;
 use sigil_enclave_insecure::nsm::{TestDocument, TestRoot, Validity, test_root_der};
+use sigil_image_authoring::measure::process;
 use sigil_verifier::UserData;
 
 use super::*;

@@ -1,8 +1,8 @@
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use k256::ecdsa::SigningKey;
 use k256::ecdsa::signature::hazmat::PrehashSigner;
-use sigil_enclave_image::measure::{ProcessPcrs, process};
 use sigil_enclave_insecure::nsm::{TestDocument, TestRoot, Validity, test_root_der};
+use sigil_image_authoring::measure::{ProcessPcrs, process};
 use sigil_verifier::UserData;
 use tempfile::TempDir;
 

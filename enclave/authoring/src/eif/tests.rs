@@ -1,5 +1,5 @@
+use crate::measure;
 use proptest::prelude::*;
-use sigil_enclave_image::measure;
 
 use super::*;
 

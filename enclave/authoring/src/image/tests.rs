@@ -1,4 +1,4 @@
-use sigil_enclave_image::measure;
+use crate::measure;
 use sigil_enclave_image::pins::{Ceilings, KeyspaceRule, VerifyMode};
 
 use super::*;

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use minicbor::Encoder;
 use sigil_enclave::nsm::NsmError;
-use sigil_enclave_image::measure::{Pcr, ProcessPcrs};
+use sigil_image_authoring::measure::{Pcr, ProcessPcrs};
 
 use super::authority::Chain;
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use sigil_enclave::boot::{Parts, Running, start};
 use sigil_enclave_client::EnclaveAddress;
 use sigil_enclave_image::Pins;
-use sigil_enclave_image::measure::{ProcessPcrs, process};
 use sigil_enclave_image::pins::{Ceilings, KeyspaceRule, VerifyMode};
 use sigil_enclave_insecure::nsm::{SoftwareNsm, test_root_der};
 use sigil_enclave_insecure::serve::process_parts;
 use sigil_enclave_protocol::v1::Statement as WireStatement;
+use sigil_image_authoring::measure::{ProcessPcrs, process};
 use sigil_verifier::{
     Measurement, PcrAllowList, SignedStatement, Statement, TrustRoot, verify_statement,
 };

@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use devkms::policy::{Measured, attested_use};
 use devkms::{BREAK_GLASS_ROLE, DATAPLANE_ROLE, FaultMode, TestKms, TestKmsOptions};
-use sigil_enclave_image::measure::ProcessPcrs;
 use sigil_enclave_insecure::nsm::test_root_der;
+use sigil_image_authoring::measure::ProcessPcrs;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 

@@ -9,13 +9,13 @@ use sigil_enclave::names::Keyspace;
 use sigil_enclave::nsm::{DocumentRequest, Nsm, NsmError};
 use sigil_enclave::seal::Header;
 use sigil_enclave::secret::Secret32;
-use sigil_enclave_image::measure::ProcessPcrs;
 use sigil_enclave_protocol::bounds::UNLOCKS_OPEN_MAX;
 use sigil_enclave_protocol::v1::unlock_begin_request::What;
 use sigil_enclave_protocol::v1::{
     ActivateRequest, DekProvenance, DekRow, ErrorCode, GenerateDek, KmsRequest, ProveRequest,
     StateRequest, UnlockAuthorizeReply, UnlockBeginRequest,
 };
+use sigil_image_authoring::measure::ProcessPcrs;
 use sigil_verifier::{Provenance, Statement};
 
 use crate::bench::{Bench, verified};

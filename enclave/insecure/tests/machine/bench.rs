@@ -7,11 +7,11 @@ use std::time::Duration;
 use sigil_enclave_client::EnclaveAddress;
 use sigil_enclave_client::vhost::ask_for_port;
 use sigil_enclave_image::Pins;
-use sigil_enclave_image::measure::{ProcessPcrs, TEST_ROLE_ARN, parent_role};
 use sigil_enclave_image::pins::{Ceilings, KeyspaceRule, VerifyMode};
 use sigil_enclave_insecure::nsm::test_root_der;
 use sigil_enclave_protocol::v1::Statement as WireStatement;
 use sigil_image_authoring::image::{Pinned, pin};
+use sigil_image_authoring::measure::{ProcessPcrs, TEST_ROLE_ARN, parent_role};
 use sigil_launcher::qemu::{Machine, Settings};
 use sigil_launcher::supervisor::{Boot, Launch};
 use sigil_verifier::{

@@ -240,6 +240,6 @@ fn measurements_that_give_no_policy() {
 /// What the enclave's own code computes, which is checked against AWS's example.
 #[test]
 fn pcr3_of_a_role() {
-    let expected = sigil_enclave_image::measure::parent_role(USER);
+    let expected = sigil_image_authoring::measure::parent_role(USER);
     assert_eq!(pcr3_of_role(USER), const_hex::encode(expected));
 }

@@ -11,8 +11,8 @@ use devkms::Credential;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
-use sigil_enclave_image::measure;
 use sigil_enclave_insecure::nsm::test_root_der;
+use sigil_image_authoring::measure;
 
 use crate::support::{call, measurements};
 

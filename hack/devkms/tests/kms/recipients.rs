@@ -3,8 +3,8 @@
 use devkms::FaultMode;
 use serde_json::{Value, json};
 use sigil_enclave::nsm::{DocumentRequest, Nsm as _};
-use sigil_enclave_image::measure::{self, ProcessPcrs};
 use sigil_enclave_insecure::nsm::{SoftwareNsm, TestDocument, TestRoot, Validity, system_clock};
+use sigil_image_authoring::measure::{self, ProcessPcrs};
 
 use crate::support::{Bench, base64, context, unix_s};
 

@@ -23,8 +23,8 @@ use sigil_enclave::kms_exchange::{
     RecipientKey, SignatureHeaders, Target, TlsRoots, exchange,
 };
 use sigil_enclave::nsm::{DocumentRequest, Nsm as _};
-use sigil_enclave_image::measure::{self, ProcessPcrs};
 use sigil_enclave_insecure::nsm::{SoftwareNsm, system_clock, test_root_der};
+use sigil_image_authoring::measure::{self, ProcessPcrs};
 use tokio::net::TcpStream;
 
 pub(crate) const APP: &str = "pay";

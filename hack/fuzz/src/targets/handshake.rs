@@ -5,8 +5,9 @@ use std::cell::LazyCell;
 use std::future::Future;
 use std::io::ErrorKind;
 
-use sigil_enclave::handshake::{Door, Room};
+use sigil_enclave::handshake::Door;
 use sigil_enclave_client::connect::{HandshakeError, claim, connect};
+use sigil_enclave_client::frames::{decode_hello, decode_verdict};
 use sigil_enclave_client::handoff::Handoff;
 use sigil_enclave_client::vhost::ask_for_port;
 use sigil_enclave_protocol::handshake::{
@@ -30,17 +31,6 @@ thread_local! {
     });
 }
 
-/// An enclave with room for everybody.
-struct Everywhere;
-
-impl Room for Everywhere {
-    type Place = ();
-
-    fn take(&self, _: Purpose) -> Result<(u16, ()), Refusal> {
-        Ok((1, ()))
-    }
-}
-
 fn check(input: &[u8]) {
     let Some((kind, sent)) = input.split_first() else { return };
     match kind % 7 {
@@ -61,12 +51,12 @@ fn wait<F: Future>(future: F) -> F::Output {
 /// What the enclave answers to these bytes, and for what it lets the peer in.
 fn knock(door: &Door, sent: &[u8]) -> (Vec<u8>, Option<Purpose>) {
     let mut stream = join(sent, Vec::new());
-    let admitted = wait(door.admit(&mut stream, &Everywhere));
+    let admitted = wait(door.admit(&mut stream, |_| Ok((1, ()))));
     assert_eq!(admitted.is_ok(), sent.len() >= PROOF_BYTES, "half a frame gets no answer");
     let (_, answer) = stream.into_inner();
     let expected = if admitted.is_ok() { HELLO_BYTES + VERDICT_BYTES } else { HELLO_BYTES };
     assert_eq!(answer.len(), expected);
-    (answer, admitted.ok().flatten().map(|(purpose, ())| purpose))
+    (answer, admitted.ok().flatten().map(|(purpose, ..)| purpose))
 }
 
 /// Nobody is let in, and nothing but the frame of a claim claims.
@@ -75,7 +65,7 @@ fn unclaimed_door(sent: &[u8]) {
     let (answer, admitted) = knock(&door, sent);
     assert_eq!(admitted, None);
     if let Some(code) = answer.get(HELLO_BYTES) {
-        assert_eq!(*code == 0, sent[..PROOF_BYTES] == Proof::claim().encode());
+        assert_eq!(*code == 0, sent[..PROOF_BYTES] == Proof::CLAIM.encode());
         assert!([0, Refusal::Malformed as u8, Refusal::NotClaimed as u8].contains(code));
     }
 }
@@ -92,7 +82,7 @@ fn claimed_door(sent: &[u8]) {
 fn claimed() -> Option<(Door, ClaimToken)> {
     let door = Door::new(BootId([1; 16]), 4);
     let (mut ours, mut theirs) = duplex(256);
-    let both = async { tokio::join!(door.admit(&mut ours, &Everywhere), claim(&mut theirs)) };
+    let both = async { tokio::join!(door.admit(&mut ours, |_| Ok((1, ()))), claim(&mut theirs)) };
     match wait(both).1 {
         Ok((_, token)) => Some((door, token)),
         Err(error) => {
@@ -105,7 +95,7 @@ fn claimed() -> Option<(Door, ClaimToken)> {
 /// With the token, the frame is let in for what it says, whatever it says; changed, it is not.
 fn proved(sent: &[u8]) {
     let Some((frame, change)) = sent.split_first_chunk::<PROOF_BYTES>() else { return };
-    let Ok(Proof { purpose, .. }) = Proof::decode(frame) else { return };
+    let Some(Proof { purpose, .. }) = Proof::decode(frame) else { return };
     if purpose == Purpose::Claim {
         return;
     }
@@ -115,16 +105,16 @@ fn proved(sent: &[u8]) {
     let peer = async {
         let mut hello = [0; HELLO_BYTES];
         theirs.read_exact(&mut hello).await.expect("a hello");
-        let hello = Hello::decode(&hello).expect("a hello");
+        let hello = decode_hello(&hello).expect("a hello");
         let mut frame = Proof::new(purpose, &hello, &token).encode();
         if let Some(at) = at {
             frame[at] ^= 1;
         }
         theirs.write_all(&frame).await.expect("room");
     };
-    let both = async { tokio::join!(door.admit(&mut ours, &Everywhere), peer) };
+    let both = async { tokio::join!(door.admit(&mut ours, |_| Ok((1, ()))), peer) };
     let admitted = match wait(both).0 {
-        Ok(admitted) => admitted.map(|(purpose, ())| purpose),
+        Ok(admitted) => admitted.map(|(purpose, ..)| purpose),
         Err(error) => return assert_eq!(error.kind(), ErrorKind::TimedOut),
     };
     assert_eq!(admitted, if at.is_some() { None } else { Some(purpose) });
@@ -184,18 +174,18 @@ fn vhost(sent: &[u8]) {
 /// Each frame has one spelling.
 fn frames(sent: &[u8]) {
     if let Some(frame) = sent.first_chunk()
-        && let Ok(hello) = Hello::decode(frame)
+        && let Ok(hello) = decode_hello(frame)
     {
         assert_eq!(hello.encode(), *frame);
     }
     if let Some(frame) = sent.first_chunk()
-        && let Ok(proof) = Proof::decode(frame)
+        && let Some(proof) = Proof::decode(frame)
     {
         assert_eq!(proof.encode(), *frame);
     }
     if let Some(frame) = sent.first_chunk() {
         for claimed in [false, true] {
-            if let Ok(verdict) = Verdict::decode(frame, claimed) {
+            if let Ok(verdict) = decode_verdict(frame, claimed) {
                 assert_eq!(*verdict.encode(), *frame);
             }
         }
@@ -212,7 +202,7 @@ fn seeds() -> Vec<Vec<u8>> {
         [&[4], b"SGH1".as_slice(), &[1; 16], &TOKEN, &length, address.as_bytes()].concat()
     };
     vec![
-        [&[0], Proof::claim().encode().as_slice()].concat(),
+        [&[0], Proof::CLAIM.encode().as_slice()].concat(),
         [&[1], proof(Purpose::Rpc).as_slice()].concat(),
         [&[2], proof(Purpose::Rpc).as_slice()].concat(),
         [&[2], proof(Purpose::Tunnel([6; 16])).as_slice(), &[40]].concat(),

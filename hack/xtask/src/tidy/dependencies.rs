@@ -33,7 +33,13 @@ const ALLOWED: [(&str, &[&str]); 12] = [
     ("sigil-enclave", &["sigil-attestation", "sigil-enclave-image", "sigil-enclave-protocol"]),
     (
         "sigil-enclave-insecure",
-        &["sigil-enclave", "sigil-enclave-client", "sigil-enclave-image", "sigil-enclave-protocol"],
+        &[
+            "sigil-enclave",
+            "sigil-enclave-client",
+            "sigil-enclave-image",
+            "sigil-enclave-protocol",
+            "sigil-image-authoring",
+        ],
     ),
 ];
 
