@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 .PHONY: help demo demo-cluster test test-cluster fuzz lint fmt images generate test-enclave enclave-tools eif image-identity \
-	bench-gate bench-gate-write bench-s4 bench-sign ctime verify-all
+	bench-boot bench-gate bench-gate-write bench-s4 bench-sign ctime verify-all
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -37,6 +37,10 @@ enclave-tools: ## QEMU's nitro-enclave, vsock and the enclave's kernel, built an
 	@hack/packages build enclave
 	@hack/qemu tools
 	@hack/qemu self-test
+
+bench-boot: ## time to listening and to the first signature of booted images, medians of ten
+	@hack/packages build enclave
+	@hack/bench-boot
 
 bench-sign: ## CPU and system calls of a signature in the enclave, against libsecp256k1 alone
 	@hack/packages bench

@@ -23,6 +23,7 @@ use crate::init;
 use crate::key_cache::{KeyCache, settings};
 use crate::kms_exchange::TlsRoots;
 use crate::nsm::{Nsm, NsmError};
+use crate::residue;
 use crate::rng::{self, Rng, RngSource};
 use crate::signer::Signer;
 use crate::slab::slab;
@@ -129,7 +130,7 @@ pub fn abort_on_panic() {
 /// # Errors
 /// See [`BootError`]. Nothing runs then.
 pub fn start(parts: Parts) -> Result<Running, BootError> {
-    let control = runtime::Builder::new_current_thread().enable_all().build()?;
+    let control = residue::runtime()?.build()?;
     let enclave = Arc::new(assemble(&parts, control.handle().clone())?);
     let since = Instant::now();
     let signers = (0..enclave.workers)

@@ -17,6 +17,7 @@ pub mod keys;
 pub mod kms_exchange;
 pub mod names;
 pub mod nsm;
+mod residue;
 pub mod rng;
 pub mod rpc;
 pub mod seal;

@@ -12,13 +12,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use sigil_enclave_protocol::bounds::{MESSAGE_BYTES_MAX, STREAMS_PER_CONNECTION_MAX};
-use tokio::runtime;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use crate::enclave::Enclave;
-use crate::rpc;
 use crate::signer::Signer;
 use crate::stream::Stream;
+use crate::{residue, rpc};
 
 /// Silence after which the peer is asked whether it is there, and how long it may take.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
@@ -54,10 +53,7 @@ impl Worker {
     /// The thread or its runtime cannot be made.
     pub fn start(index: u16, enclave: Arc<Enclave>, signer: Signer) -> std::io::Result<Self> {
         let (connections, dealt) = mpsc::unbounded_channel();
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .event_interval(TURNS_BETWEEN_EVENTS)
-            .build()?;
+        let runtime = residue::runtime()?.event_interval(TURNS_BETWEEN_EVENTS).build()?;
         let stats = enclave.worker_stats.get(usize::from(index)).cloned().unwrap_or_default();
         // Set by nobody else.
         let _ = stats.runtime.set(runtime.handle().metrics());

@@ -21,7 +21,10 @@ pub const COMMAND_LINE: &str = concat!(
     // The NSM is the source of randomness; the processor's and the loader's count for nothing.
     "random.trust_cpu=off random.trust_bootloader=off ",
     // Freed memory is cleared, so that a key that was forgotten is nowhere.
-    "init_on_free=1"
+    "init_on_free=1 ",
+    // No AVX. To save its registers the processor writes only those in use: what was saved before in
+    // the place of the others, half of a key perhaps, would stay. The old instruction writes all.
+    "clearcpuid=xsave"
 );
 
 const PINS_FILE: &str = "pins.cbor";

@@ -51,6 +51,9 @@ fn the_base_image_holds_the_enclave_and_nothing_else() {
 fn the_kernel_takes_every_word_of_the_command_line_for_itself() {
     // What it does not know and has neither `=` nor `.` would become an argument of init.
     assert!(COMMAND_LINE.split(' ').all(|word| word.contains('=')), "{COMMAND_LINE}");
+    for word in ["init_on_free=1", "clearcpuid=xsave", "random.trust_cpu=off"] {
+        assert!(COMMAND_LINE.split(' ').any(|there| there == word), "{word}");
+    }
     assert!(!COMMAND_LINE.contains("  ") && COMMAND_LINE.trim() == COMMAND_LINE);
 }
 

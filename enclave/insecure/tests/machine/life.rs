@@ -38,7 +38,7 @@ pub(crate) fn assert_signed(result: &SignResult, public_key: &[u8], digest: &[u8
 async fn a_key_lives_in_a_booted_image_and_outlives_the_machine() {
     let bench = Bench::boot().await;
     let mut sidecar = Sidecar::claim(&bench).await;
-    println!("{}", bench.says("listening, ").await);
+    bench.says("listening, ").await;
     bench.says("heartbeat answered").await;
     let before = health(&mut sidecar).await;
     assert!(before.insecure && before.documents_verify);

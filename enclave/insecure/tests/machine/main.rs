@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod bench;
+mod boots;
 mod boundary;
 mod launching;
 mod life;

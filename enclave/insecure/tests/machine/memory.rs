@@ -1,6 +1,7 @@
 //! The guest's whole memory, read from outside while it runs: how often a secret that we know stands
 //! in it, in any form that the code could leave behind.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -25,6 +26,8 @@ use crate::sidecar::{Sidecar, item};
 const CHUNK_BYTES: usize = 1 << 20;
 /// Half a secret: what is left of a copy that was overwritten in part.
 const HALF_BYTES: usize = 16;
+/// Bytes before and after a copy that a failing test shows.
+const AROUND_BYTES: u64 = 512;
 /// Openings of a sealed key before the memory is looked at again, in full batches.
 const OPENINGS: u32 = 313 * ITEMS;
 const ITEMS: u32 = 32;
@@ -33,35 +36,66 @@ const OTHERS_MAX: u128 = 16 * SHARDS as u128;
 
 /// A secret, and what stands for it in memory: as it is, in the byte order of libsecp256k1's limbs,
 /// and as the two key blocks of an HMAC (RFC 2104). Each in two halves.
-struct Needles(Vec<Finder<'static>>);
+struct Needles(Vec<Needle>);
+
+struct Needle {
+    form: &'static str,
+    half: usize,
+    finder: Finder<'static>,
+}
+
+/// Where a half of a secret stands.
+struct Found {
+    form: &'static str,
+    half: usize,
+    /// In the guest's memory, from its start.
+    at: u64,
+}
 
 impl Needles {
     fn of(secret: &[u8; 32]) -> Self {
         assert!(secret.iter().any(|byte| *byte != 0));
         let mut reversed = *secret;
         reversed.reverse();
-        let forms =
-            [*secret, reversed, secret.map(|byte| byte ^ 0x36), secret.map(|byte| byte ^ 0x5c)];
-        let halves = forms.iter().flat_map(|form| form.chunks(HALF_BYTES));
-        Self(halves.map(|half| Finder::new(half).into_owned()).collect())
-    }
-
-    /// Copies in the guest's memory. A part of one counts as one.
-    fn count(&self, memory: &File) -> usize {
-        let length = memory.metadata().unwrap().len();
-        assert!(length >= 64 << 20, "the memory of a guest, not {length} bytes");
-        let mut found = vec![0; self.0.len()];
-        let mut bytes = vec![0; CHUNK_BYTES + HALF_BYTES - 1];
-        for at in (0..length).step_by(CHUNK_BYTES) {
-            let count = memory.read_at(&mut bytes, at).unwrap();
-            for (found, finder) in found.iter_mut().zip(&self.0) {
-                // What begins in the overlap is counted with the next chunk.
-                let here = finder.find_iter(&bytes[..count]).filter(|at| *at < CHUNK_BYTES);
-                *found += here.count();
+        let forms = [
+            ("as it is", *secret),
+            ("reversed", reversed),
+            ("inner pad", secret.map(|byte| byte ^ 0x36)),
+            ("outer pad", secret.map(|byte| byte ^ 0x5c)),
+        ];
+        let mut needles = Vec::new();
+        for (form, bytes) in forms {
+            for (half, part) in bytes.chunks(HALF_BYTES).enumerate() {
+                needles.push(Needle { form, half, finder: Finder::new(part).into_owned() });
             }
         }
-        found.chunks(2).map(|halves| halves.iter().max().unwrap()).sum()
+        Self(needles)
     }
+
+    fn find(&self, memory: &File) -> Vec<Found> {
+        let length = memory.metadata().unwrap().len();
+        assert!(length >= 64 << 20, "the memory of a guest, not {length} bytes");
+        let mut found = Vec::new();
+        let mut bytes = vec![0; CHUNK_BYTES + HALF_BYTES - 1];
+        for start in (0..length).step_by(CHUNK_BYTES) {
+            let count = memory.read_at(&mut bytes, start).unwrap();
+            for Needle { form, half, finder } in &self.0 {
+                // What begins in the overlap is found with the next chunk.
+                let here = finder.find_iter(&bytes[..count]).filter(|at| *at < CHUNK_BYTES);
+                found.extend(here.map(|at| Found { form, half: *half, at: start + at as u64 }));
+            }
+        }
+        found
+    }
+}
+
+/// Copies in what was found. A part of one counts as one.
+fn copies(found: &[Found]) -> usize {
+    let mut halves: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
+    for Found { form, half, .. } in found {
+        halves.entry(form).or_default()[*half] += 1;
+    }
+    halves.values().map(|[one, other]| one.max(other)).sum()
 }
 
 /// The guest's memory is a file in QEMU, which the user who started it may read.
@@ -88,24 +122,52 @@ impl Scan {
         Self { memory: memory_of(bench), dek, scalar: None }
     }
 
-    /// Looks, says what it sees, and compares it with what is stated: copies of the scalar, and of
-    /// the DEK.
+    /// Comes to see what is stated, copies of the scalar and of the DEK, with a line of the table.
     fn expect(&self, state: &str, scalars: usize, deks: usize) {
-        let (scalar, dek) = self.look();
-        println!("memory | {state:<52} | {scalar:>6} | {dek:>3} |");
+        self.wait_for(state, scalars, deks);
+        println!("memory | {state:<52} | {scalars:>6} | {deks:>3} |");
+    }
+
+    /// Looks until it sees what is stated. What is to be erased is gone in the next sweep, a second
+    /// later; what registers held at the last interrupt, when the threads have gone idle.
+    fn wait_for(&self, state: &str, scalars: usize, deks: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        let found = loop {
+            let found = self.find();
+            if (copies(&found.0), copies(&found.1)) == (scalars, deks) || Instant::now() > deadline
+            {
+                break found;
+            }
+        };
+        let (scalar, dek) = (copies(&found.0), copies(&found.1));
+        if (scalar, dek) != (scalars, deks) {
+            self.show("scalar", &found.0);
+            self.show("DEK", &found.1);
+        }
         assert_eq!((scalar, dek), (scalars, deks), "{state}: copies of scalar and DEK");
     }
 
-    /// As [`Scan::expect`] for what the enclave erases in its next sweep, a second later.
-    fn expect_soon(&self, state: &str, scalars: usize, deks: usize) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.look() != (scalars, deks) && Instant::now() < deadline {}
-        self.expect(state, scalars, deks);
+    /// Says what stands where, and what stands around it: the way to who left it there.
+    fn show(&self, secret: &str, found: &[Found]) {
+        for Found { form, half, at } in found {
+            println!("{secret}, {form}, half {half}, at {at:#x} of the guest's memory:");
+            let start = (at & !0xf).saturating_sub(AROUND_BYTES);
+            let mut bytes = vec![0; 2 * usize::try_from(AROUND_BYTES).unwrap()];
+            let count = self.memory.read_at(&mut bytes, start).unwrap();
+            for (line, bytes) in (start..).step_by(16).zip(bytes[..count].chunks(16)) {
+                println!("{line:#012x}: {bytes:02x?}");
+            }
+        }
     }
 
     fn look(&self) -> (usize, usize) {
-        let scalar = self.scalar.as_ref().map_or(0, |scalar| scalar.count(&self.memory));
-        (scalar, self.dek.count(&self.memory))
+        let (scalar, dek) = self.find();
+        (copies(&scalar), copies(&dek))
+    }
+
+    fn find(&self) -> (Vec<Found>, Vec<Found>) {
+        let find = |secret: &Needles| secret.find(&self.memory);
+        (self.scalar.as_ref().map(find).unwrap_or_default(), find(&self.dek))
     }
 }
 
@@ -189,7 +251,7 @@ async fn ten_thousand_openings_leave_nothing() {
         }
     }
     until(&mut sidecar, "spent", |state| state.keys_warm == 0).await;
-    scan.expect_soon("COOL, after 10,016 openings", 0, 1);
+    scan.expect("COOL, after 10,016 openings", 0, 1);
     forget(&mut sidecar, 1).await;
     scan.expect("forgotten, after 10,016 openings", 0, 1);
 }
@@ -255,7 +317,7 @@ async fn what_expires_is_nowhere() {
     activate(&mut sidecar, 1, &created).await;
     scan.expect("WARM, limits of 8 s and 40 s", 1, 1);
     until(&mut sidecar, "COOL", |state| state.keys_warm == 0).await;
-    scan.expect_soon("COOL: the key's hard limit is over", 0, 1);
+    scan.expect("COOL: the key's hard limit is over", 0, 1);
     until(&mut sidecar, "without DEKs", |state| state.deks.is_empty()).await;
-    scan.expect_soon("INVALID: the DEK's hard limit is over", 0, 0);
+    scan.expect("INVALID: the DEK's hard limit is over", 0, 0);
 }

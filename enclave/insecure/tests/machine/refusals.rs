@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sigil_enclave_image::Pins;
 use sigil_enclave_image::pins::Ceilings;
 use sigil_enclave_protocol::v1::{AttestRequest, ErrorCode};
-use sigil_image_authoring::image::pin;
 use sigil_launcher::supervisor::{Boot, Launch};
 use sigil_verifier::{DocumentError, TrustRoot, VerifyError, VerifyTime, verify};
 
-use crate::bench::{Bench, PATIENCE, Setup, development_image, part, pins, settings};
+use crate::bench::{Bench, PATIENCE, Setup, development_image, part, settings};
+use crate::boots::production_image;
 use crate::kms::Kms;
 use crate::life::health;
 use crate::sidecar::{Sidecar, generate};
@@ -41,17 +40,10 @@ async fn another_images_measurement_is_denied_by_the_key_policy() {
 #[tokio::test]
 async fn the_production_image_boots_and_its_unsigned_document_is_refused() {
     let kms = Arc::new(Kms::start());
-    let base = std::fs::read(part("SIGIL_TEST_EIF_PRODUCTION")).unwrap();
-    let root = TrustRoot::aws();
-    let pins = Pins {
-        insecure: false,
-        attestation_root: root.der().to_vec(),
-        ..pins(&kms, Ceilings::default())
-    };
-    let bench = Bench::boot_image(&kms, &pin(&base, &pins).unwrap(), "").await;
+    let bench = Bench::boot_image(&kms, &production_image(&kms), "").await;
     kms.allow_also(&bench.pcrs);
     let mut sidecar = Sidecar::claim(&bench).await;
-    println!("{}", bench.says("sigil-enclave: listening, ").await);
+    bench.says("sigil-enclave: listening, ").await;
     bench.says("heartbeat answered").await;
     bench.says("documents do not verify against the pinned attestation root").await;
 
@@ -63,7 +55,7 @@ async fn the_production_image_boots_and_its_unsigned_document_is_refused() {
     assert_eq!(reply.error(), ErrorCode::Ok);
     let holds = |bytes: &[u8]| reply.document.windows(bytes.len()).any(|part| part == bytes);
     assert!(holds(&bench.pcrs.pcr0) && holds(&[3; 32]), "the registers and the nonce are right");
-    let refused = verify(&reply.document, &root, VerifyTime::AtDocument);
+    let refused = verify(&reply.document, &TrustRoot::aws(), VerifyTime::AtDocument);
     assert_eq!(refused, Err(VerifyError::Document(DocumentError::Algorithm)));
     assert_eq!(sidecar.begin(generate("default")).await.error(), ErrorCode::AttestationFailed);
 }

@@ -1,0 +1,68 @@
+//! How long a boot takes. `make bench-boot` asks for ten of each image and prints the medians.
+
+use std::sync::Arc;
+
+use sigil_enclave_image::Pins;
+use sigil_enclave_image::pins::Ceilings;
+use sigil_image_authoring::image::{Pinned, pin};
+use sigil_verifier::TrustRoot;
+use tokio::time::Instant;
+
+use crate::bench::{Bench, development_image, part, pins};
+use crate::kms::Kms;
+use crate::life::{activate, assert_signed};
+use crate::sidecar::{Sidecar, item};
+
+/// Boots of each image, if it is set: a whole number.
+const BOOTS_VARIABLE: &str = "SIGIL_TEST_BOOTS";
+
+fn boots() -> u32 {
+    let Ok(boots) = std::env::var(BOOTS_VARIABLE) else { return 1 };
+    boots.parse().unwrap_or_else(|error| panic!("{BOOTS_VARIABLE}: {boots}: {error}"))
+}
+
+/// The production image, pinned for a machine of QEMU's.
+pub(crate) fn production_image(kms: &Kms) -> Pinned {
+    let base = std::fs::read(part("SIGIL_TEST_EIF_PRODUCTION")).unwrap();
+    let pins = Pins {
+        insecure: false,
+        attestation_root: TrustRoot::aws().der().to_vec(),
+        ..pins(kms, Ceilings::default())
+    };
+    pin(&base, &pins).unwrap()
+}
+
+/// What the enclave says when it listens: milliseconds of its own clock since the kernel's start.
+async fn listening_ms(bench: &Bench) -> u64 {
+    let line = bench.says("listening, ").await;
+    let (_, rest) = line.split_once("listening, ").unwrap();
+    rest.split(' ').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn every_boot_of_the_development_image_signs() {
+    for _ in 0..boots() {
+        let started = Instant::now();
+        let bench = Bench::boot().await;
+        let mut sidecar = Sidecar::claim(&bench).await;
+        let row = sidecar.seal_with_new_dek("default").await;
+        let created = sidecar.create("default", 1).await;
+        activate(&mut sidecar, 1, &created).await;
+        let signed = sidecar.sign(item("default", 1, &[9; 32], b"")).await;
+        // Two exchanges with the KMS, both through the tunnel, the recipient key among them.
+        let signed_ms = started.elapsed().as_millis();
+        assert_signed(&signed, &created.public_key, &[9; 32]);
+        assert_eq!(row.keyspace, "default");
+        println!("boot | development | {} | {signed_ms}", listening_ms(&bench).await);
+    }
+}
+
+#[tokio::test]
+async fn every_boot_of_the_production_image_listens() {
+    for _ in 0..boots() {
+        let kms = Arc::new(Kms::start());
+        let bench = Bench::boot_image(&kms, &production_image(&kms), "").await;
+        drop(bench.connect().await);
+        println!("boot | production  | {} | -", listening_ms(&bench).await);
+    }
+}
