@@ -1,12 +1,13 @@
 //! The RSA key to which KMS encrypts its answer.
 
-use aws_lc_rs::cipher::{AES_256, DecryptionContext, PaddedBlockDecryptingKey, UnboundCipherKey};
+use aws_lc_rs::cipher::{AES_256, DecryptingKey, DecryptionContext, UnboundCipherKey};
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
 use aws_lc_rs::iv::FixedLength;
 use aws_lc_rs::rsa::{
     KeySize, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, PrivateDecryptingKey,
 };
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::cms::{self, Envelope};
@@ -14,6 +15,10 @@ use crate::secret::Secret32;
 
 /// Bytes of the modulus, and of what OAEP encrypts with it.
 pub(super) const RSA_BYTES: usize = 256;
+
+/// PKCS#7 after two blocks: one more. Compared as a whole: to look for its end takes a time that
+/// depends on what was decrypted.
+const PADDING: [u8; 16] = [16; 16];
 
 /// RSA-2048: the only size that AWS documents for this. Made once a boot; the private half never
 /// leaves this type.
@@ -93,13 +98,13 @@ impl RecipientKey {
             None,
         );
         let cipher = UnboundCipherKey::new(&AES_256, content_key.ok()?).ok()?;
-        let cipher = PaddedBlockDecryptingKey::cbc_pkcs7(cipher).ok()?;
+        let cipher = DecryptingKey::cbc(cipher).ok()?;
         let iv = DecryptionContext::Iv128(FixedLength::from(envelope.iv));
         let mut content = Zeroizing::new(envelope.content);
         let plaintext: &[u8] = cipher.decrypt(&mut content, iv).ok()?;
-        let plaintext: &[u8; 32] = plaintext.try_into().ok()?;
+        let (plaintext, padding) = plaintext.split_first_chunk::<32>()?;
         dek.expose_secret_mut().copy_from_slice(plaintext);
-        Some(())
+        bool::from(padding.ct_eq(&PADDING)).then_some(())
     }
 }
 

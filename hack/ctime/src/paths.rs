@@ -1,6 +1,7 @@
 //! The production code that touches secrets, run over secrets that memcheck follows. Where one is
 //! expected to have gone, it is asked whether it has: a path over no secret would show nothing.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -21,6 +22,7 @@ use sigil_enclave::signer::{Item, RANDOMIZE_AFTER_SIGNATURES, Signer};
 use sigil_enclave::slab::WARM_KEYS_MAX;
 use sigil_enclave::statements::Statements;
 use sigil_enclave_image::pins::VerifyMode;
+use sigil_enclave_insecure::open_envelope::open;
 use sigil_enclave_protocol::handshake::{BootId, ClaimToken, Hello, Proof, Purpose};
 
 use crate::leak;
@@ -32,6 +34,13 @@ const APP: &str = "ctime";
 const KEY_ID: [u8; 16] = [0x1d; 16];
 const DEK_ID: [u8; 16] = [0xde; 16];
 const BATCH_ITEMS: usize = 8;
+/// From KMS for a published key: `enclave/testdata/cms/PROVENANCE.md`.
+const ENVELOPE: &[u8] = include_bytes!("../../../enclave/testdata/cms/03-edgebit-enclaver-go.ber");
+const ENVELOPE_KEY: &[u8] = include_bytes!("../../../enclave/testdata/cms/03.testkey.pkcs1.der");
+/// Where the encrypted DEK with its padding stands.
+const ENVELOPE_CONTENT: Range<usize> = 435..483;
+/// What is xored into the last byte of the padding.
+const ENVELOPE_PADDING: usize = 466;
 /// More than one blinding lasts.
 const BATCHES: usize = RANDOMIZE_AFTER_SIGNATURES as usize / BATCH_ITEMS + 2;
 
@@ -54,6 +63,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     let mut parts = Parts::new()?;
     print("boot: random generator, contexts with their blinding and self-test");
+    envelope()?;
+    print("KMS: an envelope of its making, opened with its recipient's key; a wrong padding");
     parts.unlock()?;
     print("DEKs: key check value; the same one again; another one of the same id");
     let blob = parts.create()?;
@@ -189,6 +200,17 @@ impl Parts {
         }
         Ok(())
     }
+}
+
+/// The published envelope. What it encrypts is a secret, and is so from where it is still encrypted.
+fn envelope() -> Result<()> {
+    let mut envelope = ENVELOPE.to_vec();
+    make_secret(envelope.get_mut(ENVELOPE_CONTENT).context("the content of the envelope")?);
+    let dek = open(ENVELOPE_KEY, &envelope).ok().context("the envelope is opened")?;
+    expect_secret("a DEK from KMS", &*dek)?;
+    *envelope.get_mut(ENVELOPE_PADDING).context("the padding of the envelope")? ^= 1;
+    ensure!(open(ENVELOPE_KEY, &envelope).is_err(), "a wrong padding is taken");
+    Ok(())
 }
 
 fn statement(rng: &Rng) -> Result<()> {
