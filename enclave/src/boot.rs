@@ -59,21 +59,12 @@ pub enum BootError {
     /// The pins are for the other kind of binary.
     #[error("pins.cbor says `insecure: {0}`, and this binary refuses that")]
     WrongKind(bool),
-    /// The kernel's random source is not the NSM's.
-    #[error("the kernel's current random source is not nsm-hwrng")]
-    Rng,
-    /// The memory for secrets.
+    /// What keys need is not as it must be; the text says what.
     #[error("{0}")]
-    Slab(&'static str),
+    Unfit(&'static str),
     /// The NSM refused.
     #[error(transparent)]
     Nsm(#[from] NsmError),
-    /// A signing context is faulty.
-    #[error("the signing self-test failed")]
-    SelfTest,
-    /// A key cannot be drawn, or a root of the pins is no certificate.
-    #[error("{0}")]
-    Keys(&'static str),
     /// A thread, a runtime or the listener.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -134,8 +125,9 @@ pub fn start(parts: Parts) -> Result<Running, BootError> {
     let enclave = Arc::new(assemble(&parts, control.handle().clone())?);
     let since = Instant::now();
     let signers = (0..enclave.workers)
-        .map(|_| Signer::new(enclave.pins.verify_mode, boot_ms()).map_err(|_| BootError::SelfTest))
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|_| Signer::new(enclave.pins.verify_mode, boot_ms()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| BootError::Unfit("the signing self-test failed"))?;
     enclave.engine_init_us.add(micros(since.elapsed()));
     let workers = (0_u16..)
         .zip(signers)
@@ -165,24 +157,24 @@ fn assemble(parts: &Parts, control: runtime::Handle) -> Result<Enclave, BootErro
         return Err(BootError::WrongKind(pins.insecure));
     }
     match slab() {
-        Err(_) => return Err(BootError::Slab("no memory for secrets")),
+        Err(_) => return Err(BootError::Unfit("no memory for secrets")),
         Ok(slab) if slab.is_locked() => {}
         // A process of an ordinary user may not lock so much; an image, where it is root, must.
-        Ok(_) if !parts.insecure => return Err(BootError::Slab("secrets cannot be locked")),
+        Ok(_) if !parts.insecure => return Err(BootError::Unfit("secrets cannot be locked")),
         Ok(_) => eprintln!("sigil-enclave: secrets may be swapped: they cannot be locked"),
     }
     let rng_seen = RngSeen::new(parts.rng_source);
     if !rng_seen.current().is_healthy(pins.insecure) {
-        return Err(BootError::Rng);
+        return Err(BootError::Unfit("the kernel's current random source is not nsm-hwrng"));
     }
     let root = TrustRoot::from_der(pins.attestation_root.clone())
-        .map_err(|_| BootError::Keys("the pinned attestation root is no certificate"))?;
+        .map_err(|_| BootError::Unfit("the pinned attestation root is no certificate"))?;
     let tls = TlsRoots::new(&pins.tls_roots)
-        .map_err(|_| BootError::Keys("a pinned TLS root is no certificate"))?;
+        .ok_or(BootError::Unfit("a pinned TLS root is no certificate"))?;
     let rng = Rng::new(&*parts.nsm)?;
-    let boot_id = rng::public_bytes().map_err(|_| BootError::Keys("no randomness"))?;
+    let boot_id = rng::public_bytes().map_err(|_| BootError::Unfit("no randomness"))?;
     let statements =
-        Statements::new(&rng).map_err(|_| BootError::Keys("no statement key can be drawn"))?;
+        Statements::new(&rng).map_err(|_| BootError::Unfit("no statement key can be drawn"))?;
     let ceilings = settings::ceilings(&pins);
     let workers = parts.workers.unwrap_or_else(one_a_core).max(1);
     let enclave = Enclave {

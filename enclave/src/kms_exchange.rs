@@ -22,10 +22,8 @@ use tokio::time::timeout;
 
 pub use answer::{Answer, AnswerClass, AnswerError, OpenedDek};
 pub use recipient::{EnvelopeError, RecipientError, RecipientKey};
-pub use request::{
-    EncryptionContext, ExactRequest, HeaderError, Operation, SignatureHeaders, Target,
-};
-pub use tls::{TlsError, TlsRoots};
+pub use request::{AskedDek, ExactRequest, Operation, SignatureHeaders};
+pub use tls::TlsRoots;
 
 /// From the first TLS byte to the head of the answer: row G1's limit of an attempt.
 pub const ATTEMPT_TIME_MAX: Duration = Duration::from_secs(2);
@@ -67,51 +65,40 @@ pub async fn exchange<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let talk = talk(stream, tls, now_unix_s, request, headers);
-    timeout(EXCHANGE_TIME_MAX, talk).await.map_err(|_| ExchangeError::Timeout)?
-}
-
-async fn talk<S>(
-    stream: S,
-    tls: &TlsRoots,
-    now_unix_s: u64,
-    request: &ExactRequest,
-    headers: &SignatureHeaders,
-) -> Result<Answer, ExchangeError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
     let deadline = tokio::time::Instant::now() + ATTEMPT_TIME_MAX;
     let late = |_| ExchangeError::Timeout;
-    let connected = tls.connect(stream, &request.host, now_unix_s);
-    let connected = tokio::time::timeout_at(deadline, connected).await.map_err(late)?;
-    let stream = connected.map_err(|_| ExchangeError::Tls)?;
+    let talk = async {
+        let connected = tls.connect(stream, &request.host, now_unix_s);
+        let connected = tokio::time::timeout_at(deadline, connected).await.map_err(late)?;
+        let stream = connected.map_err(|_| ExchangeError::Tls)?;
 
-    let mut client = http1::Builder::new();
-    client.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
-    let (mut sender, connection) =
-        client.handshake(TokioIo::new(stream)).await.map_err(|_| ExchangeError::Http)?;
-    let call = async {
-        let sent = sender.send_request(headers.sign(request)?);
-        let answer = tokio::time::timeout_at(deadline, sent).await.map_err(late)?;
-        let (head, body) = answer.map_err(|_| ExchangeError::Http)?.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
-            Some(_) => ExchangeError::TooLong,
-            None => ExchangeError::Http,
-        })?;
-        Ok(Answer::new(&head, body.to_bytes()))
+        let mut client = http1::Builder::new();
+        client.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
+        let (mut sender, connection) =
+            client.handshake(TokioIo::new(stream)).await.map_err(|_| ExchangeError::Http)?;
+        let call = async {
+            let sent = sender.send_request(headers.sign(request)?);
+            let answer = tokio::time::timeout_at(deadline, sent).await.map_err(late)?;
+            let (head, body) = answer.map_err(|_| ExchangeError::Http)?.into_parts();
+            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+            let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+                Some(_) => ExchangeError::TooLong,
+                None => ExchangeError::Http,
+            })?;
+            Ok(Answer::new(&head, body.to_bytes()))
+        };
+        // Polled in this task, so that nothing outlives the exchange. Its end says nothing by
+        // itself: what it had read is still handed to `call`.
+        let drive = async {
+            let _ = connection.await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            answer = call => answer,
+            never = drive => never,
+        }
     };
-    // Polled in this task, so that nothing outlives the exchange. Its end says nothing by itself:
-    // what it had read is still handed to `call`.
-    let drive = async {
-        let _ = connection.await;
-        std::future::pending().await
-    };
-    tokio::select! {
-        answer = call => answer,
-        never = drive => never,
-    }
+    timeout(EXCHANGE_TIME_MAX, talk).await.map_err(late)?
 }
 
 type Body = Full<Bytes>;

@@ -15,8 +15,8 @@ use crate::clock::boot_ms;
 use crate::dek::{Dek, DekId, InstallError, Installed, Provenance, key_check_value};
 use crate::enclave::Enclave;
 use crate::kms_exchange::{
-    AnswerError, EncryptionContext, ExactRequest, ExchangeError, OpenedDek, Operation,
-    RecipientError, RecipientKey, SignatureHeaders, Target, TlsRoots, exchange,
+    AnswerError, AskedDek, ExactRequest, ExchangeError, OpenedDek, Operation, RecipientError,
+    RecipientKey, SignatureHeaders, TlsRoots, exchange,
 };
 use crate::names::Keyspace;
 use crate::rng;
@@ -130,7 +130,6 @@ struct Waiting {
     operation: Operation,
     what: What,
     dek_id: DekId,
-    key_arn: String,
     /// Boot clock at the making of the document in the request: the DEK's time runs from here.
     document_ms: u64,
 }
@@ -188,29 +187,24 @@ impl Enclave {
                 (dek_id, *keyspace, key_arn.as_str(), Operation::GenerateDataKey)
             }
         };
-        let target = self.target(&keyspace, key_arn)?;
+        let (rule, key_arn) = self.pinned(&keyspace, key_arn)?;
         // Before the NSM is asked. Nothing else opens an unlock meanwhile: one thread runs this.
         if !self.unlocks.open.has_room(boot_ms()) {
             return Err(UnlockError::TooMany);
         }
-        let context = EncryptionContext {
-            app: self.pins.app.clone(),
-            keyspace: keyspace.as_str().to_owned(),
-            dek_id,
-        };
         let user_data = UserData::Kms { boot_id: self.boot_id.0 };
         let recipient = self.unlocks.recipient.get().ok_or(UnlockError::Internal)?;
         let made = self
             .document(&user_data, Some(recipient.spki_der()))
             .map_err(|_| UnlockError::Attestation)?;
-        let request = ExactRequest::new(&target, &context, &operation, &made.bytes);
+        let asked = AskedDek { rule, key_arn, app: &self.pins.app, keyspace: &keyspace, dek_id };
+        let request = ExactRequest::new(&asked, &operation, &made.bytes);
         let attestation_hash = digest(&SHA256, &made.bytes);
         let waiting = Waiting {
             request: request.clone(),
             operation,
             what,
             dek_id,
-            key_arn: target.key_arn,
             document_ms: made.asked_ms,
         };
         let unlock_id = rng::public_bytes().map_err(|_| UnlockError::Internal)?;
@@ -232,13 +226,13 @@ impl Enclave {
         let mut taken = self.unlocks.open.take(&id, boot_ms()).ok_or(UnlockError::Unknown)?;
         let tunnel = taken.tunnel().await.ok_or(UnlockError::TunnelMissing)?;
         let now_unix_s = self.clock.wall_ms() / 1_000;
-        let Waiting { request, operation, key_arn, .. } = &taken.waiting;
+        let Waiting { request, operation, .. } = &taken.waiting;
         let tls = &self.unlocks.tls;
         let answer = exchange(tunnel, tls, now_unix_s, request, &headers).await;
         let recipient = self.unlocks.recipient.get().ok_or(UnlockError::Internal)?;
         let answer = answer.map_err(UnlockError::Exchange)?;
-        let opened = answer.open(recipient, operation, key_arn).map_err(UnlockError::Answer)?;
-        self.take_in(&taken.waiting, opened)
+        let opened = answer.open(recipient, operation, &request.key_arn);
+        self.take_in(&taken.waiting, opened.map_err(UnlockError::Answer)?)
     }
 
     fn take_in(&self, asked: &Waiting, opened: OpenedDek) -> Result<Done, UnlockError> {
@@ -252,12 +246,15 @@ impl Enclave {
         }
     }
 
-    fn target(&self, keyspace: &Keyspace, key_arn: &str) -> Result<Target, UnlockError> {
-        let rule: &KeyspaceRule =
-            self.pins.rule_for(keyspace.as_str()).ok_or(UnlockError::NotPinned)?;
+    /// The rule of a keyspace, and the KMS key of it with this ARN, or its first.
+    fn pinned(
+        &self,
+        keyspace: &Keyspace,
+        key_arn: &str,
+    ) -> Result<(&KeyspaceRule, &str), UnlockError> {
+        let rule = self.pins.rule_for(keyspace.as_str()).ok_or(UnlockError::NotPinned)?;
         let pinned = rule.key_arns.iter().find(|arn| key_arn.is_empty() || *arn == key_arn);
-        let key_arn = pinned.ok_or(UnlockError::NotPinned)?.clone();
-        Ok(Target { host: rule.host.clone(), region: rule.region.clone(), key_arn })
+        Ok((rule, pinned.ok_or(UnlockError::NotPinned)?))
     }
 
     /// Makes the birth document. The secret is erased by the caller: only Decrypt installs a DEK.
@@ -281,7 +278,7 @@ impl Enclave {
             keyspace,
             wrapped,
             birth_document: made.bytes,
-            key_arn: asked.key_arn.clone(),
+            key_arn: asked.request.key_arn.clone(),
         }))
     }
 

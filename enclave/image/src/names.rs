@@ -5,12 +5,8 @@ pub const NAME_BYTES_MAX: usize = 63;
 
 /// A text that breaks the rule for names.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{kind} `{name}`: expected {rule}")]
-pub struct NameError {
-    kind: &'static str,
-    name: String,
-    rule: &'static str,
-}
+#[error("{0}")]
+pub struct NameError(String);
 
 /// An app: 1 to 63 of `a-z 0-9 -`, first and last alphanumeric.
 ///
@@ -53,7 +49,8 @@ fn alphanumeric(byte: u8) -> bool {
 
 fn error(kind: &'static str, name: &str, rule: &'static str) -> NameError {
     // A hostile name must not fill a log.
-    NameError { kind, name: name.chars().take(NAME_BYTES_MAX).collect(), rule }
+    let name: String = name.chars().take(NAME_BYTES_MAX).collect();
+    NameError(format!("{kind} `{name}`: expected {rule}"))
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ pub struct AnswerError {
     pub http_status: u16,
     /// AWS's name of the error, of a closed list, else "Other"; empty when there is no error.
     pub aws_error_code: &'static str,
-    /// In words, fixed.
+    /// Which check of a good status failed, in fixed words; empty for any other status.
     pub reason: &'static str,
 }
 
@@ -144,14 +144,7 @@ impl Answer {
             (None, _) => AnswerClass::Refused,
         };
         let aws_error_code = known.map_or(OTHER, |(name, _)| name);
-        let reason = match class {
-            AnswerClass::Denied => "denied",
-            AnswerClass::Throttled => "throttled",
-            AnswerClass::Error => "an error that may pass",
-            AnswerClass::Refused => "an HTTP status that KMS does not use",
-            AnswerClass::NoRoom => NO_ROOM,
-        };
-        AnswerError { class, http_status: self.http_status(), aws_error_code, reason }
+        AnswerError { class, http_status: self.http_status(), aws_error_code, reason: "" }
     }
 
     fn dek(

@@ -5,10 +5,13 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::HeaderValue;
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST};
-use serde_json::{Value, json};
+use serde_json::json;
+use sigil_enclave_image::pins::KeyspaceRule;
 use sigil_enclave_protocol::bounds::AMZ_HEADER_BYTES_MAX;
 
 use super::{Body, ExchangeError};
+use crate::dek::DekId;
+use crate::names::Keyspace;
 
 /// Of AWS JSON 1.1.
 const CONTENT_TYPE_JSON: &str = "application/x-amz-json-1.1";
@@ -25,26 +28,19 @@ pub enum Operation {
     },
 }
 
-/// The encryption context of a DEK, fixed for ever.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EncryptionContext {
+/// The DEK that is asked for. Its encryption context is `app`, `keyspace` and `dek_id`, for ever.
+#[derive(Clone, Copy, Debug)]
+pub struct AskedDek<'a> {
+    /// The pinned rule of its keyspace: host, which TLS checks, and region of the signature.
+    pub rule: &'a KeyspaceRule,
+    /// The rule's KMS key that wraps it.
+    pub key_arn: &'a str,
     /// Pinned name of the deployment.
-    pub app: String,
-    /// The DEK's keyspace.
-    pub keyspace: String,
-    /// The DEK.
-    pub dek_id: [u8; 16],
-}
-
-/// Where the request goes, from the pins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// KMS host name, which TLS checks.
-    pub host: String,
-    /// AWS region of the signature.
-    pub region: String,
-    /// The KMS key.
-    pub key_arn: String,
+    pub app: &'a str,
+    /// Its keyspace.
+    pub keyspace: &'a Keyspace,
+    /// Its identifier.
+    pub dek_id: DekId,
 }
 
 /// A request that lacks only its signature headers.
@@ -71,31 +67,13 @@ pub struct SignatureHeaders {
     security_token: Option<HeaderValue>,
 }
 
-/// Why signature headers are refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HeaderError {
-    /// Not `YYYYMMDDTHHMMSSZ`.
-    #[error("amz_date: not of the form YYYYMMDDTHHMMSSZ")]
-    AmzDate,
-    /// Empty, too long, or not printable ASCII.
-    #[error("authorization: empty, longer than 4096 bytes, or not printable ASCII")]
-    Authorization,
-    /// Too long, or not printable ASCII.
-    #[error("security_token: longer than 4096 bytes, or not printable ASCII")]
-    SecurityToken,
-}
-
 impl ExactRequest {
     /// Writes the request. `document` is a fresh attestation document that carries the recipient
     /// key. The bounds of all parts are those of the pins, the store's rows and the NSM.
-    pub fn new(
-        target: &Target,
-        context: &EncryptionContext,
-        operation: &Operation,
-        document: &[u8],
-    ) -> Self {
-        let Target { host, region, key_arn } = target;
-        let context = context.to_json();
+    pub fn new(asked: &AskedDek<'_>, operation: &Operation, document: &[u8]) -> Self {
+        let AskedDek { rule, key_arn, app, keyspace, dek_id } = *asked;
+        let dek_id = format!("{:032x}", u128::from_be_bytes(dek_id));
+        let context = json!({ "app": app, "dek_id": dek_id, "keyspace": keyspace.as_str() });
         let recipient = json!({
             "AttestationDocument": STANDARD.encode(document),
             "KeyEncryptionAlgorithm": "RSAES_OAEP_SHA_256",
@@ -123,46 +101,26 @@ impl ExactRequest {
             ),
         };
         Self {
-            host: host.clone(),
-            region: region.clone(),
+            host: rule.host.clone(),
+            region: rule.region.clone(),
             target: action,
             content_type: CONTENT_TYPE_JSON,
             body: body.to_string().into_bytes(),
-            key_arn: key_arn.clone(),
+            key_arn: key_arn.to_owned(),
         }
-    }
-}
-
-impl EncryptionContext {
-    fn to_json(&self) -> Value {
-        let Self { app, keyspace, dek_id } = self;
-        let dek_id = format!("{:032x}", u128::from_be_bytes(*dek_id));
-        json!({ "app": app, "dek_id": dek_id, "keyspace": keyspace })
     }
 }
 
 impl SignatureHeaders {
-    /// Checks the three headers; `security_token` is empty when the credentials have none.
-    ///
-    /// # Errors
-    /// See [`HeaderError`].
-    pub fn new(
-        amz_date: &str,
-        authorization: &str,
-        security_token: &str,
-    ) -> Result<Self, HeaderError> {
-        if !is_amz_date(amz_date) {
-            return Err(HeaderError::AmzDate);
-        }
+    /// Takes the three headers; `security_token` is empty when the credentials have none. Nothing
+    /// if the date is not `YYYYMMDDTHHMMSSZ`, or another is too long or not printable ASCII.
+    pub fn new(amz_date: &str, authorization: &str, security_token: &str) -> Option<Self> {
         let security_token = match security_token {
             "" => None,
-            token => Some(header(token).ok_or(HeaderError::SecurityToken)?),
+            token => Some(header(token)?),
         };
-        Ok(Self {
-            amz_date: header(amz_date).ok_or(HeaderError::AmzDate)?,
-            authorization: header(authorization).ok_or(HeaderError::Authorization)?,
-            security_token,
-        })
+        let amz_date = header(amz_date).filter(|_| is_amz_date(amz_date))?;
+        Some(Self { amz_date, authorization: header(authorization)?, security_token })
     }
 
     pub(super) fn sign(

@@ -17,17 +17,6 @@ use tokio_rustls::client::TlsStream;
 #[derive(Clone, Debug)]
 pub struct TlsRoots(Arc<RootCertStore>);
 
-/// The pins hold no usable root.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TlsError {
-    /// There is none.
-    #[error("tls roots: none is pinned")]
-    Empty,
-    /// One is no X.509 certificate.
-    #[error("tls roots: entry {0} is not a DER certificate")]
-    Malformed(usize),
-}
-
 /// The time of one exchange.
 #[derive(Debug)]
 struct At(UnixTime);
@@ -39,20 +28,13 @@ impl TimeProvider for At {
 }
 
 impl TlsRoots {
-    /// Takes DER certificates.
-    ///
-    /// # Errors
-    /// See [`TlsError`].
-    pub fn new(certificates: &[Vec<u8>]) -> Result<Self, TlsError> {
+    /// Takes DER certificates. Nothing if there is none, or one is no certificate.
+    pub fn new(certificates: &[Vec<u8>]) -> Option<Self> {
         let mut roots = RootCertStore::empty();
-        for (index, der) in certificates.iter().enumerate() {
-            let added = roots.add(CertificateDer::from_slice(der));
-            added.map_err(|_| TlsError::Malformed(index))?;
+        for der in certificates {
+            roots.add(CertificateDer::from_slice(der)).ok()?;
         }
-        if roots.is_empty() {
-            return Err(TlsError::Empty);
-        }
-        Ok(Self(Arc::new(roots)))
+        if roots.is_empty() { None } else { Some(Self(Arc::new(roots))) }
     }
 
     pub(super) async fn connect<S>(

@@ -106,5 +106,5 @@ pub fn authorize(
         ensure(header.len() <= AMZ_HEADER_BYTES_MAX)?;
     }
     let headers = SignatureHeaders::new(&amz_date, &authorization, &security_token);
-    Ok((array(&unlock_id)?, headers.map_err(|_| BAD)?))
+    Ok((array(&unlock_id)?, headers.ok_or(BAD)?))
 }

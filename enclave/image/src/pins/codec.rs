@@ -69,7 +69,7 @@ fn read(decoder: &mut Decoder<'_>) -> Result<Pins, Error> {
         _ => return Err(Error::message("unknown verify mode")),
     };
     key(decoder, 6)?;
-    let limits = limits(decoder)?;
+    let limits = list(decoder, 5, Decoder::u32)?;
     let &[key_soft_s, key_hard_s, key_uses, dek_soft_s, dek_hard_s] = limits.as_slice() else {
         return Err(Error::message("expected five ceilings"));
     };
@@ -90,13 +90,6 @@ fn read(decoder: &mut Decoder<'_>) -> Result<Pins, Error> {
     })
 }
 
-fn limits(decoder: &mut Decoder<'_>) -> Result<Vec<u32>, Error> {
-    list(decoder, 5, |decoder| {
-        let limit = decoder.u32()?;
-        Ok(limit)
-    })
-}
-
 fn read_rule(decoder: &mut Decoder<'_>) -> Result<KeyspaceRule, Error> {
     if decoder.array()? != Some(4) {
         return Err(Error::message("expected four parts of a keyspace rule"));
@@ -113,10 +106,10 @@ fn key(decoder: &mut Decoder<'_>, expected: u8) -> Result<(), Error> {
     if decoder.u8()? == expected { Ok(()) } else { Err(Error::message("keys out of order")) }
 }
 
-fn list<T>(
-    decoder: &mut Decoder<'_>,
+fn list<'b, T>(
+    decoder: &mut Decoder<'b>,
     max: usize,
-    mut item: impl FnMut(&mut Decoder<'_>) -> Result<T, Error>,
+    mut item: impl FnMut(&mut Decoder<'b>) -> Result<T, Error>,
 ) -> Result<Vec<T>, Error> {
     let length = decoder.array()?.and_then(|length| usize::try_from(length).ok());
     let length =

@@ -1,24 +1,27 @@
 use super::*;
 
-fn target() -> Target {
-    Target {
-        host: "kms.us-east-1.amazonaws.com".to_owned(),
-        region: "us-east-1".to_owned(),
-        key_arn: "arn:aws:kms:us-east-1:111122223333:key/1".to_owned(),
-    }
-}
+const KEY_ARN: &str = "arn:aws:kms:us-east-1:111122223333:key/1";
 
-fn context() -> EncryptionContext {
-    EncryptionContext {
-        app: "pay".to_owned(),
-        keyspace: "default".to_owned(),
+/// The request for a DEK under this key.
+fn request(key_arn: &str, operation: &Operation) -> ExactRequest {
+    let rule = KeyspaceRule {
+        prefix: String::new(),
+        key_arns: vec![key_arn.to_owned()],
+        region: "us-east-1".to_owned(),
+        host: "kms.us-east-1.amazonaws.com".to_owned(),
+    };
+    let asked = AskedDek {
+        rule: &rule,
+        key_arn,
+        app: "pay",
+        keyspace: &Keyspace::parse("default").unwrap(),
         dek_id: [0x0a, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
-    }
+    };
+    ExactRequest::new(&asked, operation, b"document")
 }
 
 fn body(operation: &Operation) -> String {
-    let request = ExactRequest::new(&target(), &context(), operation, b"document");
-    String::from_utf8(request.body).unwrap()
+    String::from_utf8(request(KEY_ARN, operation).body).unwrap()
 }
 
 #[test]
@@ -52,18 +55,16 @@ fn decrypt_is_this_text() {
 
 #[test]
 fn pinned_texts_cannot_break_out_of_the_template() {
-    let mut target = target();
-    target.key_arn = r#"x","Plaintext":"y"#.to_owned();
-    let request = ExactRequest::new(&target, &context(), &Operation::GenerateDataKey, b"");
-    let body: Value = serde_json::from_slice(&request.body).unwrap();
-    assert_eq!(body["KeyId"], target.key_arn.as_str());
+    let key_arn = r#"x","Plaintext":"y"#;
+    let request = request(key_arn, &Operation::GenerateDataKey);
+    let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
+    assert_eq!(body["KeyId"], key_arn);
     assert!(body.get("Plaintext").is_none());
 }
 
 #[test]
 fn the_request_carries_exactly_these_headers() {
-    let request =
-        ExactRequest::new(&target(), &context(), &Operation::GenerateDataKey, b"document");
+    let request = request(KEY_ARN, &Operation::GenerateDataKey);
     let headers = |token| {
         let headers = SignatureHeaders::new("20261121T094413Z", "AWS4-HMAC-SHA256 x", token);
         let signed = headers.unwrap().sign(&request).unwrap();
@@ -94,24 +95,22 @@ fn signature_headers_are_checked() {
     let longest = "a".repeat(AMZ_HEADER_BYTES_MAX);
     let too_long = "a".repeat(AMZ_HEADER_BYTES_MAX + 1);
     let date = "20261121T094413Z";
-    assert!(SignatureHeaders::new(date, &longest, &longest).is_ok());
+    assert!(SignatureHeaders::new(date, &longest, &longest).is_some());
     for bad in ["", "20261121T094413", "20261121T094413Z ", "20261121 094413Z", "2026112aT094413Z"]
     {
-        assert_eq!(SignatureHeaders::new(bad, "a", "").unwrap_err(), HeaderError::AmzDate, "{bad}");
+        assert!(SignatureHeaders::new(bad, "a", "").is_none(), "{bad}");
     }
     for bad in ["a\r\nhost: x", "a\nb", "a\0", "ä", "a\tb", " a", "a ", " ", &too_long] {
-        let authorization = SignatureHeaders::new(date, bad, "").unwrap_err();
-        assert_eq!(authorization, HeaderError::Authorization, "{bad:?}");
-        let token = SignatureHeaders::new(date, "a", bad).unwrap_err();
-        assert_eq!(token, HeaderError::SecurityToken, "{bad:?}");
+        assert!(SignatureHeaders::new(date, bad, "").is_none(), "authorization {bad:?}");
+        assert!(SignatureHeaders::new(date, "a", bad).is_none(), "token {bad:?}");
     }
-    assert_eq!(SignatureHeaders::new(date, "", "").unwrap_err(), HeaderError::Authorization);
+    assert!(SignatureHeaders::new(date, "", "").is_none());
 }
 
 #[test]
 fn headers_are_not_printed() {
     let headers = SignatureHeaders::new("20261121T094413Z", "the-signature", "the-token").unwrap();
-    let request = ExactRequest::new(&target(), &context(), &Operation::GenerateDataKey, b"");
+    let request = request(KEY_ARN, &Operation::GenerateDataKey);
     let printed = format!("{headers:?} {:?}", headers.sign(&request).unwrap());
     assert!(!printed.contains("the-signature") && !printed.contains("the-token"), "{printed}");
 }

@@ -19,10 +19,12 @@ use hyper_util::rt::TokioIo;
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 use sigil_enclave::kms_exchange::{
-    AnswerError, EncryptionContext, ExactRequest, ExchangeError, OpenedDek, Operation,
-    RecipientKey, SignatureHeaders, Target, TlsRoots, exchange,
+    AnswerError, AskedDek, ExactRequest, ExchangeError, OpenedDek, Operation, RecipientKey,
+    SignatureHeaders, TlsRoots, exchange,
 };
+use sigil_enclave::names::Keyspace;
 use sigil_enclave::nsm::{DocumentRequest, Nsm as _};
+use sigil_enclave_image::pins::KeyspaceRule;
 use sigil_enclave_insecure::nsm::{SoftwareNsm, system_clock, test_root_der};
 use sigil_image_authoring::measure::{self, ProcessPcrs};
 use tokio::net::TcpStream;
@@ -92,17 +94,16 @@ impl Bench {
         now_unix_s: u64,
         addr: SocketAddr,
     ) -> Result<OpenedDek, Failure> {
-        let target = Target {
-            host: HOST.to_owned(),
+        let key_arn = self.kms.key_arn.as_str();
+        let rule = KeyspaceRule {
+            prefix: String::new(),
+            key_arns: vec![key_arn.to_owned()],
             region: REGION.to_owned(),
-            key_arn: self.kms.key_arn.clone(),
+            host: HOST.to_owned(),
         };
-        let context = EncryptionContext {
-            app: APP.to_owned(),
-            keyspace: "default".to_owned(),
-            dek_id: [7; 16],
-        };
-        let request = ExactRequest::new(&target, &context, operation, &self.document());
+        let keyspace = &Keyspace::parse("default").unwrap();
+        let asked = AskedDek { rule: &rule, key_arn, app: APP, keyspace, dek_id: [7; 16] };
+        let request = ExactRequest::new(&asked, operation, &self.document());
         let signed =
             signature(&self.kms.credentials(), request.target, &request.body, SystemTime::now());
         let header = |name: &str| signed.get(name).map_or("", String::as_str);
