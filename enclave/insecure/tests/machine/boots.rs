@@ -8,7 +8,7 @@ use sigil_image_authoring::image::{Pinned, pin};
 use sigil_verifier::TrustRoot;
 use tokio::time::Instant;
 
-use crate::bench::{Bench, development_image, part, pins};
+use crate::bench::{Bench, part, pins};
 use crate::kms::Kms;
 use crate::life::{activate, assert_signed};
 use crate::sidecar::{Sidecar, item};

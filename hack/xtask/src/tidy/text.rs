@@ -11,7 +11,7 @@ const FILE_LINES_MAX: usize = 500;
 /// What money rests on, in lines of code (neither blank nor comment) without tests. A bound may only
 /// fall; decision 9 says what is in which.
 const BOUNDED: [Bounded; 2] = [
-    // 6,000, what an auditor reads in a day, is the aim.
+    // 6,000, what an auditor reads in a day, was set for it; decision 9.
     Bounded {
         name: "trusted base",
         folders: &[
