@@ -78,8 +78,16 @@ fn gated<'a>(rig: &'a Rig, opened: &'a AtomicU32) -> (Worker<'a>, Receiver<()>, 
     (Worker { gate, ..worker(rig, opened) }, has_begun, may_end)
 }
 
+/// Of all rows, since whoever waits for a keyspace's first key is counted without its name.
 fn counted(rig: &Rig) -> KeyspaceStats {
-    rig.cache.stats.snapshot().into_iter().next().unwrap_or_default()
+    let rows = rig.cache.stats.snapshot();
+    let sum = |of: fn(&KeyspaceStats) -> u64| rows.iter().map(of).sum();
+    KeyspaceStats {
+        rehydrated: sum(|row| row.rehydrated),
+        singleflight_waiters: sum(|row| row.singleflight_waiters),
+        singleflight_wait_timeouts: sum(|row| row.singleflight_wait_timeouts),
+        ..KeyspaceStats::default()
+    }
 }
 
 fn until_waiting(rig: &Rig, waiters: u64) {

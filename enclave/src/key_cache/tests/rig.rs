@@ -139,7 +139,9 @@ impl Rig {
 
     /// Asserts what must hold after every step, and gives the number of plain keys.
     pub(super) fn check(&self) -> usize {
-        let settings = self.cache.settings();
+        let (all, shards) = (self.cache.settings(), self.cache.places.len() as u64);
+        let (keys, warm_keys) = (all.keys / shards, all.warm_keys / shards);
+        let settings = Settings { keys, warm_keys, bytes: all.bytes / shards, ..all };
         self.cache.places.iter().map(|place| place.lock().check(&settings)).sum()
     }
 }
