@@ -141,4 +141,8 @@ fn the_dearest_message_costs_bounded_memory() {
         assert_eq!(batch.items.len(), MESSAGE_BYTES_MAX / 2);
     });
     assert!(bytes <= DECODED_BYTES_MAX, "{bytes} bytes, at most {DECODED_BYTES_MAX}");
+    let target = Target::named("protocol").unwrap();
+    let input = [&[0], message.as_slice()].concat();
+    assert_eq!(input.len(), target.input_bytes_max, "the fuzzer tries messages of every length");
+    target.run(&input);
 }

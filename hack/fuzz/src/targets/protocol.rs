@@ -4,25 +4,29 @@
 
 use bytes::Bytes;
 use prost::Message;
+use sigil_enclave::key_cache::settings;
 use sigil_enclave::rpc::check;
 use sigil_enclave::unlock::What;
 use sigil_enclave_image::names::check_keyspace;
 use sigil_enclave_protocol::bounds::MESSAGE_BYTES_MAX;
 use sigil_enclave_protocol::v1::unlock_begin_request::What as Asked;
 use sigil_enclave_protocol::v1::{
-    ActivateReply, ActivateRequest, AttestReply, AttestRequest, CreateReply, CreateRequest, DekRow,
-    DrainReply, DrainRequest, ForgetReply, ForgetRequest, GenerateDek, HealthReply, HealthRequest,
-    ProveReply, ProveRequest, SignBatch, SignBatchResult, SignItem, StateReply, StateRequest,
-    StatsReply, StatsRequest, UnlockAuthorizeReply, UnlockAuthorizeRequest, UnlockBeginReply,
-    UnlockBeginRequest,
+    ActivateReply, ActivateRequest, AttestReply, AttestRequest, CacheSettings, ConfigureReply,
+    CreateReply, CreateRequest, DekRow, DrainReply, DrainRequest, ForceRefreshReply,
+    ForceRefreshRequest, ForgetReply, ForgetRequest, GenerateDek, HealthReply, HealthRequest,
+    ProveReply, ProveRequest, ResealReply, ResealRequest, SignBatch, SignBatchResult, SignItem,
+    StateReply, StateRequest, StatsReply, StatsRequest, UnlockAuthorizeReply,
+    UnlockAuthorizeRequest, UnlockBeginReply, UnlockBeginRequest,
 };
 
 use crate::Target;
 
 pub(crate) const TARGET: Target = Target {
     name: "protocol",
-    input_bytes_max: 16 * 1024,
-    memory_bytes_max: 4 * 1024 * 1024,
+    // The longest message, and the byte that chooses its kind.
+    input_bytes_max: 1 + MESSAGE_BYTES_MAX,
+    // What that becomes in memory, twice: it is read, written and read again.
+    memory_bytes_max: 64 * 1024 * 1024,
     check: run,
     seeds,
 };
@@ -30,7 +34,7 @@ pub(crate) const TARGET: Target = Target {
 fn run(input: &[u8]) {
     let Some((kind, message)) = input.split_first() else { return };
     let bytes = Bytes::copy_from_slice(message);
-    match kind % 24 {
+    match kind % 30 {
         0 => sign(bytes),
         1 => create(bytes),
         2 => activate(bytes),
@@ -54,7 +58,13 @@ fn run(input: &[u8]) {
         20 => drop(decoded::<StatsRequest>(bytes)),
         21 => drop(decoded::<StatsReply>(bytes)),
         22 => drop(decoded::<DrainRequest>(bytes)),
-        _ => drop(decoded::<DrainReply>(bytes)),
+        23 => drop(decoded::<DrainReply>(bytes)),
+        24 => force_refresh(bytes),
+        25 => reseal(bytes),
+        26 => configure(bytes),
+        27 => drop(decoded::<ForceRefreshReply>(bytes)),
+        28 => drop(decoded::<ResealReply>(bytes)),
+        _ => drop(decoded::<ConfigureReply>(bytes)),
     }
 }
 
@@ -159,6 +169,60 @@ fn forget(bytes: Bytes) {
     assert_eq!(check::name(&request.keyspace, &request.key_id).is_ok(), good);
 }
 
+fn force_refresh(bytes: Bytes) {
+    let Some(request) = decoded::<ForceRefreshRequest>(bytes) else { return };
+    let good = named(&request.keyspace, &request.key_id);
+    assert_eq!(check::name(&request.keyspace, &request.key_id).is_ok(), good);
+}
+
+fn reseal(bytes: Bytes) {
+    let Some(request) = decoded::<ResealRequest>(bytes) else { return };
+    let good = named(&request.keyspace, &request.key_id);
+    assert_eq!(check::name(&request.keyspace, &request.key_id).is_ok(), good);
+    assert_eq!(check::blob(&request.blob).is_ok(), request.blob.len() <= 2_048);
+}
+
+/// The highest settings that this enclave takes.
+const CEILINGS: CacheSettings = CacheSettings {
+    key_soft_ttl_ms: 900_000,
+    key_hard_ttl_ms: 960_000,
+    key_uses: 1_000_000,
+    dek_hard_ttl_ms: 3_600_000,
+    low_water_uses: 0,
+    prefetch_window_ms: 0,
+    prefetch_jitter_percent: 0,
+    prefetch_in_flight: 0,
+    prefetch_scan_ms: 0,
+    sign_wait_ms: 0,
+    hard_refresh_ms: 0,
+    keys: 1_048_576,
+    bytes: 1 << 30,
+    warm_keys: 131_072,
+};
+
+fn configure(bytes: Bytes) {
+    let Some(asked) = decoded::<CacheSettings>(bytes) else { return };
+    let good = [
+        (1..=900_000).contains(&asked.key_soft_ttl_ms)
+            && asked.key_soft_ttl_ms <= asked.key_hard_ttl_ms,
+        (1..=960_000).contains(&asked.key_hard_ttl_ms),
+        (1..=1_000_000).contains(&asked.key_uses),
+        (1..=3_600_000).contains(&asked.dek_hard_ttl_ms),
+        asked.low_water_uses <= asked.key_uses / 2,
+        asked.prefetch_window_ms <= asked.key_soft_ttl_ms / 2,
+        asked.prefetch_jitter_percent <= 50,
+        asked.prefetch_in_flight <= 4_096,
+        (1_000..=60_000).contains(&asked.prefetch_scan_ms),
+        (2..=3).contains(&asked.sign_wait_ms),
+        (3..=5).contains(&asked.hard_refresh_ms),
+        (256..=1_048_576).contains(&asked.keys),
+        (256 * (512 + 2_048)..=1 << 30).contains(&asked.bytes),
+        (256..=131_072).contains(&asked.warm_keys),
+    ];
+    let refused = (1..).zip(good).find(|(_, good)| !good).map(|(field, _)| field);
+    assert_eq!(settings::check(&asked, &CEILINGS).err(), refused);
+}
+
 fn seeds() -> Vec<Vec<u8>> {
     let id = Bytes::from_static(&[7; 16]);
     let keyspace = "default".to_owned();
@@ -190,7 +254,23 @@ fn seeds() -> Vec<Vec<u8>> {
         authorization: "AWS4-HMAC-SHA256 Credential=x".to_owned(),
         security_token: "token".to_owned(),
     };
-    let prove = ProveRequest { keyspace, key_id: id.clone(), nonce: id.clone() };
+    let prove = ProveRequest { keyspace: keyspace.clone(), key_id: id.clone(), nonce: id.clone() };
+    let refresh = ForceRefreshRequest { keyspace: keyspace.clone(), key_id: id.clone() };
+    let refreshed = ForceRefreshReply { error: 1, dek_id: id.clone() };
+    let reseal = ResealRequest { keyspace, key_id: id.clone(), blob: id.clone() };
+    let resealed =
+        ResealReply { error: 0, blob: id.clone(), public_key: id.clone(), dek_id: id.clone() };
+    let settings = CacheSettings {
+        low_water_uses: 500,
+        prefetch_window_ms: 120_000,
+        prefetch_jitter_percent: 10,
+        prefetch_in_flight: 2_048,
+        prefetch_scan_ms: 1_000,
+        sign_wait_ms: 3,
+        hard_refresh_ms: 3,
+        ..CEILINGS
+    };
+    let configured = ConfigureReply { error: 2, refused_field: 3, in_force: Some(settings) };
     let seed = |kind: u8, message: &dyn Fn() -> Vec<u8>| [&[kind], message().as_slice()].concat();
     let batch = SignBatch { items: vec![item.clone(), item] };
     vec![
@@ -201,6 +281,13 @@ fn seeds() -> Vec<Vec<u8>> {
         seed(4, &|| authorize.encode_to_vec()),
         seed(6, &|| prove.encode_to_vec()),
         seed(5, &|| AttestRequest { nonce: Bytes::from_static(&[1; 32]) }.encode_to_vec()),
+        seed(24, &|| refresh.encode_to_vec()),
+        seed(25, &|| reseal.encode_to_vec()),
+        seed(26, &|| settings.encode_to_vec()),
+        seed(26, &|| CacheSettings { sign_wait_ms: 4, ..settings }.encode_to_vec()),
+        seed(27, &|| refreshed.encode_to_vec()),
+        seed(28, &|| resealed.encode_to_vec()),
+        seed(29, &|| configured.encode_to_vec()),
         // Two bytes of a message become a whole item in memory.
         [&[0][..], &[0x0a, 0].repeat(1_000)].concat(),
     ]
