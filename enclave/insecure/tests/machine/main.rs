@@ -17,3 +17,8 @@ mod refusals;
 mod kms;
 #[path = "../end_to_end/sidecar.rs"]
 mod sidecar;
+
+// And so is what a peer can send.
+#[path = "../peers/raw.rs"]
+#[allow(dead_code, reason = "the tests of hostile peers use more of it")]
+mod raw;

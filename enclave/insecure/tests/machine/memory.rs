@@ -11,14 +11,13 @@ use memchr::memmem::Finder;
 use sigil_enclave::key_cache::SHARDS;
 use sigil_enclave::seal;
 use sigil_enclave::secret::Secret32;
-use sigil_enclave_image::pins::Ceilings;
 use sigil_enclave_protocol::v1::{
     ActivateRequest, CacheSettings, CreateReply, CreateRequest, DekRow, ErrorCode, ForgetRequest,
     SignItem, StateReply, StateRequest,
 };
 use tokio::time::Instant;
 
-use crate::bench::{Bench, PATIENCE, Setup};
+use crate::bench::{Bench, PATIENCE};
 use crate::life::{activate, assert_signed};
 use crate::sidecar::{Sidecar, item};
 
@@ -230,18 +229,20 @@ async fn a_forgotten_key_is_nowhere() {
     scan.expect("forgotten", 0, 1);
 }
 
-/// A key that is spent by one signature is opened for each. What thousands of openings leave on
-/// stacks and in freed memory would add up.
-#[tokio::test]
-async fn ten_thousand_openings_leave_nothing() {
-    let ceilings = Ceilings { key_uses: 1, ..Ceilings::default() };
-    let bench = Bench::boot_with(&Setup { ceilings, ..Setup::default() }).await;
-    let mut sidecar = Sidecar::claim(&bench).await;
-    let row = sidecar.seal_with_new_dek("default").await;
-    let created = sidecar.create("default", 1).await;
-    let mut scan = Scan::new(&bench, &row);
-    scan.scalar = Some(Needles::of(&plain_scalar(&bench, &row, &created)));
-    activate(&mut sidecar, 1, &created).await;
+/// Puts settings in force that differ from those that are in force.
+async fn configure(sidecar: &mut Sidecar<'_>, change: impl FnOnce(&mut CacheSettings)) {
+    let mut settings = state(sidecar).await.settings.unwrap();
+    change(&mut settings);
+    let configured = sidecar.client.configure(settings).await.unwrap().into_inner();
+    assert_eq!(configured.error(), ErrorCode::Ok, "{configured:?}");
+}
+
+/// Opens the key again and again: it is spent by one signature. What thousands of openings leave on
+/// stacks and in freed memory would add up. Leaves it sealed, which is looked at, and limits as they
+/// were.
+async fn open_ten_thousand_times(sidecar: &mut Sidecar<'_>, scan: &Scan) {
+    let before = state(sidecar).await.settings.unwrap();
+    configure(sidecar, |settings| (settings.key_uses, settings.low_water_uses) = (1, 0)).await;
     let mut opened = 0;
     while opened < OPENINGS {
         let items = (0..ITEMS).map(|tag| SignItem { tag, ..item("default", 1, &[7; 32], b"") });
@@ -250,8 +251,27 @@ async fn ten_thousand_openings_leave_nothing() {
             opened += 1;
         }
     }
-    until(&mut sidecar, "spent", |state| state.keys_warm == 0).await;
+    // Before the limits are back, under which it would not be spent.
     scan.expect("COOL, after 10,016 openings", 0, 1);
+    configure(sidecar, |settings| *settings = before).await;
+}
+
+/// Signs, so that the plain key is there.
+async fn warm(sidecar: &mut Sidecar<'_>) {
+    let signed = sidecar.sign(item("default", 1, &[7; 32], b"")).await;
+    assert_eq!(signed.error(), ErrorCode::Ok);
+}
+
+#[tokio::test]
+async fn ten_thousand_openings_leave_nothing() {
+    let bench = Bench::boot().await;
+    let mut sidecar = Sidecar::claim(&bench).await;
+    let row = sidecar.seal_with_new_dek("default").await;
+    let created = sidecar.create("default", 1).await;
+    let mut scan = Scan::new(&bench, &row);
+    scan.scalar = Some(Needles::of(&plain_scalar(&bench, &row, &created)));
+    activate(&mut sidecar, 1, &created).await;
+    open_ten_thousand_times(&mut sidecar, &scan).await;
     forget(&mut sidecar, 1).await;
     scan.expect("forgotten, after 10,016 openings", 0, 1);
 }
@@ -263,16 +283,15 @@ async fn an_evicted_key_is_nowhere() {
     let bench = Bench::boot().await;
     let mut sidecar = Sidecar::claim(&bench).await;
     let row = sidecar.seal_with_new_dek("default").await;
-    let settings = state(&mut sidecar).await.settings.unwrap();
     let parts = u64::try_from(SHARDS).unwrap();
-    let least = CacheSettings { keys: parts, warm_keys: parts, ..settings };
-    let configured = sidecar.client.configure(least).await.unwrap().into_inner();
-    assert_eq!(configured.error(), ErrorCode::Ok, "{configured:?}");
+    configure(&mut sidecar, |settings| (settings.keys, settings.warm_keys) = (parts, parts)).await;
     let created = sidecar.create("default", 1).await;
     activate(&mut sidecar, 1, &created).await;
     let mut scan = Scan::new(&bench, &row);
     scan.scalar = Some(Needles::of(&plain_scalar(&bench, &row, &created)));
-    scan.expect("WARM, in the smallest cache", 1, 1);
+    open_ten_thousand_times(&mut sidecar, &scan).await;
+    warm(&mut sidecar).await;
+    scan.expect("WARM, in the smallest cache, after 10,016 openings", 1, 1);
     let mut others = 0_u128;
     while scan.look() != (0, 1) {
         assert!(others < OTHERS_MAX, "{others} other keys, and the first one is still there");
@@ -281,7 +300,7 @@ async fn an_evicted_key_is_nowhere() {
             activate_another(&mut sidecar, others).await;
         }
     }
-    scan.expect("evicted by other keys", 0, 1);
+    scan.expect("evicted by other keys, after 10,016 openings", 0, 1);
 }
 
 /// Makes and caches a key of this number.
@@ -301,21 +320,22 @@ async fn activate_another(sidecar: &mut Sidecar<'_>, number: u128) {
 
 #[tokio::test]
 async fn what_expires_is_nowhere() {
-    let ceilings = Ceilings {
-        key_soft_s: 1,
-        key_hard_s: 8,
-        dek_soft_s: 20,
-        dek_hard_s: 40,
-        ..Ceilings::default()
-    };
-    let bench = Bench::boot_with(&Setup { ceilings, ..Setup::default() }).await;
+    let bench = Bench::boot().await;
     let mut sidecar = Sidecar::claim(&bench).await;
     let row = sidecar.seal_with_new_dek("default").await;
     let created = sidecar.create("default", 1).await;
     let mut scan = Scan::new(&bench, &row);
     scan.scalar = Some(Needles::of(&plain_scalar(&bench, &row, &created)));
     activate(&mut sidecar, 1, &created).await;
-    scan.expect("WARM, limits of 8 s and 40 s", 1, 1);
+    open_ten_thousand_times(&mut sidecar, &scan).await;
+    // From here on, so that the openings may take their time.
+    configure(&mut sidecar, |settings| {
+        (settings.key_soft_ttl_ms, settings.key_hard_ttl_ms) = (1_000, 8_000);
+        (settings.prefetch_window_ms, settings.dek_hard_ttl_ms) = (0, 40_000);
+    })
+    .await;
+    warm(&mut sidecar).await;
+    scan.expect("WARM after 10,016 openings, limits of 8 and 40 s", 1, 1);
     until(&mut sidecar, "COOL", |state| state.keys_warm == 0).await;
     scan.expect("COOL: the key's hard limit is over", 0, 1);
     until(&mut sidecar, "without DEKs", |state| state.deks.is_empty()).await;

@@ -238,6 +238,7 @@ async fn who_sends_half_a_message_or_never_reads_is_given_up() {
     let (mut half, mut deaf) = (peer(&sidecar).await, peer(&sidecar).await);
     half.socket.write_all(&sign_call(1)).await.unwrap();
     half.send(1, &message(&full_batch())[..100]).await.unwrap();
+    half.ping().await.unwrap();
     flood(&mut deaf, WINDOW_BYTES).await;
     let ended = timeout(PATIENCE, async { while half.read().await.is_ok() {} }).await;
     assert!(ended.is_ok(), "half a message is not waited for");

@@ -14,6 +14,7 @@ pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
 pub(crate) const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 pub(crate) const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 /// The flag of `HEADERS` that says that no more follow, and of `SETTINGS` that says that it answers.
@@ -69,6 +70,13 @@ impl Peer {
             self.window_bytes += be(&frame.payload);
         }
         Ok(frame)
+    }
+
+    /// Waits until all that was sent before has arrived, which the answer to a ping shows.
+    pub(crate) async fn ping(&mut self) -> io::Result<()> {
+        self.socket.write_all(&frame(PING, 0, 0, &[0; 8])).await?;
+        while self.read().await?.kind != PING {}
+        Ok(())
     }
 
     /// Sends a part of a stream's body as soon as the other side takes it.
