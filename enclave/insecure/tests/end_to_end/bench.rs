@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use crate::kms::Kms;
 
 /// What stands for the executable in the measurements.
-const EXECUTABLE: &[u8] = b"the executable";
+pub(crate) const EXECUTABLE: &[u8] = b"the executable";
 
 /// Ends the enclave when it is dropped.
 pub(crate) struct Bench {

@@ -1,19 +1,21 @@
 //! What fails around an enclave that runs: the NSM, the tunnel, a DEK that ends under load.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use sigil_enclave::nsm::{DocumentRequest, Nsm, NsmError};
 use sigil_enclave::secret::Secret32;
 use sigil_enclave_image::pins::Ceilings;
+use sigil_enclave_insecure::nsm::{SoftwareNsm, system_clock};
 use sigil_enclave_protocol::v1::{AttestRequest, ErrorCode, HealthRequest, StateRequest};
+use sigil_image_authoring::measure::process;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
-use crate::bench::Bench;
+use crate::bench::{Bench, EXECUTABLE, verified};
 use crate::sidecar::{Sidecar, generate, item, unlock};
 
 /// Far above the life of the DEK of a test.
@@ -65,6 +67,50 @@ async fn an_nsm_that_refuses_later_stops_unlocks_and_no_signature() {
     assert!(health.documents_verify, "they did");
     refuses.store(false, Ordering::Relaxed);
     assert_eq!(sidecar.unlock(&row).await.error(), ErrorCode::Ok, "and no restart is needed");
+}
+
+/// The module's clock jumps back, by less than what makes KMS refuse a document as too old. Time stands still then and does not go back: what is
+/// bound to it, a new document, an unlock, statements, goes on, and nothing gets longer to live.
+#[tokio::test]
+async fn a_module_whose_clock_goes_back_stops_nothing_and_prolongs_nothing() {
+    const HOUR_MS: u64 = 3_600_000;
+    const BACK_MS: u64 = 180_000;
+    let back_ms = Arc::new(AtomicU64::new(0));
+    let bench = Bench::start_parts(|parts| {
+        let (back_ms, clock) = (Arc::clone(&back_ms), system_clock());
+        let clock = Arc::new(move || clock() - back_ms.load(Ordering::Relaxed));
+        let pcrs = process(EXECUTABLE, &parts.pins);
+        parts.nsm = Arc::new(SoftwareNsm::with_pcrs(pcrs, clock).unwrap());
+    });
+    let mut sidecar = Sidecar::claim(&bench).await;
+    let row = sidecar.seal_with_new_dek("default").await;
+    let first = sidecar.create("default", 1).await;
+    let before_ms = verified(&bench, first.birth.unwrap()).time_ms;
+    let [left] = lefts(&mut sidecar).await.try_into().unwrap();
+
+    back_ms.store(BACK_MS, Ordering::Relaxed);
+    // Each asks for a document, whose timestamp the enclave takes over.
+    let unlocked = sidecar.unlock(&row).await;
+    assert_eq!(unlocked.error(), ErrorCode::Ok);
+    assert!(unlocked.valid_for_ms <= HOUR_MS, "an hour from now by a clock of its own");
+    let newer = sidecar.seal_with_new_dek("default").await;
+    let second = sidecar.create("default", 2).await;
+    assert_eq!((second.error(), &second.dek_id), (ErrorCode::Ok, &newer.dek_id));
+    let after_ms = verified(&bench, second.birth.unwrap()).time_ms;
+    assert!((before_ms..before_ms + BACK_MS).contains(&after_ms), "{before_ms} and {after_ms}");
+    let signed = sidecar.sign(item("default", 1, &[7; 32], &first.blob)).await;
+    assert_eq!(signed.error(), ErrorCode::Ok);
+    for now in lefts(&mut sidecar).await {
+        assert!(now <= HOUR_MS && left <= HOUR_MS);
+    }
+    back_ms.store(0, Ordering::Relaxed);
+    assert_eq!(sidecar.unlock(&row).await.error(), ErrorCode::Ok, "and forward again");
+}
+
+/// Milliseconds that each unlocked DEK has left.
+async fn lefts(sidecar: &mut Sidecar<'_>) -> Vec<u64> {
+    let state = sidecar.client.state(StateRequest {}).await.unwrap().into_inner();
+    state.deks.iter().map(|dek| dek.valid_for_ms).collect()
 }
 
 /// Bytes of one read.
