@@ -136,6 +136,10 @@ impl Measurements {
                 format!("formatVersion {}: expected {FORMAT_VERSION}", read.format_version);
             return Err(serde::de::Error::custom(problem));
         }
+        if read.kind == ImageKind::Eif && read.pcr3.is_some() {
+            let problem = "pcr3: an image file has none; the parent's role decides it";
+            return Err(serde::de::Error::custom(problem));
+        }
         Ok(read)
     }
 

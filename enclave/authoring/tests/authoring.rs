@@ -101,6 +101,9 @@ fn measurements_of_an_image_name_its_kernel_and_no_role() {
     let short = text.replace("\"kernelSha256\": \"", "\"kernelSha256\": \"0");
     let error = Measurements::from_json(&short).unwrap_err().to_string();
     assert!(error.contains("64 hex digits"), "{error}");
+    let role = format!("\"pcr3\": \"{}\",\n  \"pinsSha384\"", "0a".repeat(48));
+    let error = Measurements::from_json(&text.replace("\"pinsSha384\"", &role)).unwrap_err();
+    assert!(error.to_string().contains("pcr3: an image file has none"), "{error}");
 }
 
 #[test]
