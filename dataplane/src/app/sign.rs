@@ -88,7 +88,7 @@ impl App {
                 Code::RetryLater,
                 "the enclave dropped the key while it was being used",
             )),
-            _ => Err(Error::from_enclave(answer.error)),
+            _ => Err(refused(&located.keyspace, request.key_id, answer.error)),
         }
     }
 
@@ -114,6 +114,19 @@ impl App {
     }
 }
 
+/// What the enclave's refusal means to the caller, with a line in the log for those that row S4d
+/// names: a key that was not opened in time, and a sealed key that does not open.
+fn refused(keyspace: &str, key_id: KeyId, code: i32) -> Error {
+    match ErrorCode::try_from(code) {
+        Ok(ErrorCode::RetryLater) => {
+            tracing::warn!(keyspace, %key_id, "refresh wait timeout");
+        }
+        Ok(ErrorCode::InvalidKey) => tracing::warn!(keyspace, %key_id, "key cache invalid"),
+        _ => {}
+    }
+    Error::from_enclave(code)
+}
+
 fn read_signature(request: &SignRequest, answer: &SignResult) -> Result<Signed, Error> {
     let wrong = || Error::internal("the enclave's signature is malformed");
     let signature: [u8; 64] = answer.signature.as_ref().try_into().map_err(|_| wrong())?;
@@ -130,4 +143,58 @@ fn read_signature(request: &SignRequest, answer: &SignResult) -> Result<Signed, 
         recovery_id: u8::try_from(answer.recovery_id).map_err(|_| wrong())?,
         der,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// What is logged meanwhile.
+    fn logged(work: impl FnOnce()) -> String {
+        #[derive(Clone, Default)]
+        struct Lines(Arc<Mutex<Vec<u8>>>);
+        impl io::Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().write(bytes)
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber =
+            tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, work);
+        let bytes = lines.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn the_messages_that_operators_look_for_are_logged_by_their_names() {
+        let key_id = KeyId([7; 16]);
+        for (code, message, answer) in [
+            (ErrorCode::RetryLater, "refresh wait timeout", Code::RetryLater),
+            (ErrorCode::InvalidKey, "key cache invalid", Code::InvalidKey),
+        ] {
+            let lines = logged(|| {
+                assert_eq!(refused("default", key_id, code.into()).code, answer);
+            });
+            let line: serde_json::Value = serde_json::from_str(&lines).unwrap();
+            assert_eq!(line["fields"]["message"], message);
+            assert_eq!(line["fields"]["keyspace"], "default");
+            assert_eq!(line["fields"]["key_id"], key_id.to_string());
+        }
+        let quiet = logged(|| {
+            assert_eq!(
+                refused("default", key_id, ErrorCode::Overloaded.into()).code,
+                Code::Overloaded
+            );
+        });
+        assert_eq!(quiet, "");
+    }
 }
