@@ -30,7 +30,7 @@ use crate::slab::slab;
 use crate::statements::Statements;
 use crate::stats::{Count, micros};
 use crate::unlock::Unlocks;
-use crate::worker::Worker;
+use crate::worker::{Worker, pin_to_core};
 
 /// What a binary gives to the enclave.
 pub struct Parts {
@@ -146,6 +146,8 @@ pub fn start(parts: Parts) -> Result<Running, BootError> {
     let task = Control::new(enclave, workers);
     let Parts { listener, heartbeat, .. } = parts;
     let control = std::thread::Builder::new().name("control".into()).spawn(move || {
+        // Where worker 0 is too: what an interrupt of either left there, either overwrites.
+        pin_to_core(0);
         control.block_on(control::run(task, listener, heartbeat, stopped));
     })?;
     Ok(Running { boot_id, control, stop })
@@ -166,6 +168,11 @@ fn assemble(parts: &Parts, control: runtime::Handle) -> Result<Enclave, BootErro
     let rng_seen = RngSeen::new(parts.rng_source);
     if !rng_seen.current().is_healthy(pins.insecure) {
         return Err(BootError::Unfit("the kernel's current random source is not nsm-hwrng"));
+    }
+    if !pins.insecure && !residue::all_is_overwritten() {
+        return Err(BootError::Unfit(
+            "AVX is on: what it leaves of a key would not be overwritten",
+        ));
     }
     let root = TrustRoot::from_der(pins.attestation_root.clone())
         .map_err(|_| BootError::Unfit("the pinned attestation root is no certificate"))?;

@@ -7,6 +7,7 @@ use aws_lc_rs::digest::Digest;
 use sigil_attestation::{Document, TrustRoot, UserData, verify};
 use sigil_enclave_image::Pins;
 use sigil_enclave_protocol::handshake::BootId;
+use sigil_enclave_protocol::v1::ErrorCode;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -143,6 +144,18 @@ impl Enclave {
         self.unlocks.sweep(now_ms);
         if self.rng_seen.look() && !self.rng_healthy() {
             eprintln!("sigil-enclave: the kernel's random source changed; nothing is served");
+        }
+    }
+
+    /// Lets keys and DEKs be made and used, or says why not.
+    ///
+    /// # Errors
+    /// The random source is not healthy, or the enclave is drained.
+    pub fn gate(&self) -> Result<(), ErrorCode> {
+        match (self.rng_healthy(), *self.draining.borrow()) {
+            (false, _) => Err(ErrorCode::RngUnhealthy),
+            (_, true) => Err(ErrorCode::Draining),
+            _ => Ok(()),
         }
     }
 

@@ -45,14 +45,6 @@ impl Service {
 
     /// Refuses all that makes, opens or uses keys while it must not be done. What only asks is
     /// answered all the same.
-    fn ensure_serving(&self) -> Result<(), ErrorCode> {
-        match (self.enclave.rng_healthy(), *self.enclave.draining.borrow()) {
-            (false, _) => Err(ErrorCode::RngUnhealthy),
-            (_, true) => Err(ErrorCode::Draining),
-            _ => Ok(()),
-        }
-    }
-
     /// The HTTP/2 service with its message bounds.
     pub fn into_server(self) -> EnclaveServer<Self> {
         EnclaveServer::new(self)
@@ -66,14 +58,14 @@ impl Service {
 
     fn create_key(&self, request: &CreateRequest) -> Result<Created, reply::Refused> {
         let name = check::create(request)?;
-        self.ensure_serving()?;
+        self.enclave.gate()?;
         Ok(self.enclave.create(&self.signer(), &name, &request.challenge, boot_ms())?)
     }
 
     fn activate_key(&self, request: &ActivateRequest) -> Result<ActivateReply, reply::Refused> {
         let name = check::name(&request.keyspace, &request.key_id)?;
         let blob = check::blob(&request.blob)?.ok_or(ErrorCode::InvalidArgument)?;
-        self.ensure_serving()?;
+        self.enclave.gate()?;
         let (public_key, dek_id) = self.enclave.activate(&self.signer(), &name, blob, boot_ms())?;
         Ok(reply::activated(&public_key, &dek_id))
     }
@@ -81,14 +73,14 @@ impl Service {
     fn prove_key(&self, request: &ProveRequest) -> Result<ProveReply, reply::Refused> {
         let name = check::name(&request.keyspace, &request.key_id)?;
         check::nonce(&request.nonce)?;
-        self.ensure_serving()?;
+        self.enclave.gate()?;
         let statement = self.enclave.prove(&self.signer(), &name, &request.nonce, boot_ms())?;
         Ok(reply::proved(statement))
     }
 
     fn refresh_key(&self, request: &ForceRefreshRequest) -> Result<(), reply::Refused> {
         let name = check::name(&request.keyspace, &request.key_id)?;
-        self.ensure_serving()?;
+        self.enclave.gate()?;
         let (signer, event) = (self.signer(), Event::Refresh { forced: true });
         let by = self.enclave.opener(&signer, boot_ms());
         Ok(self.enclave.cache.ask(&name, None, event, &by).map(drop)?)
@@ -97,7 +89,7 @@ impl Service {
     fn reseal_key(&self, request: &ResealRequest) -> Result<ResealReply, reply::Refused> {
         let name = check::name(&request.keyspace, &request.key_id)?;
         let blob = check::blob(&request.blob)?.ok_or(ErrorCode::InvalidArgument)?;
-        self.ensure_serving()?;
+        self.enclave.gate()?;
         let sealed = self.enclave.reseal(&self.signer(), &name, blob, boot_ms())?;
         Ok(reply::resealed(sealed))
     }
@@ -128,7 +120,7 @@ impl EnclaveApi for Service {
 
     async fn unlock_begin(&self, request: Request<UnlockBeginRequest>) -> Reply<UnlockBeginReply> {
         let checked = check::unlock(request.into_inner());
-        let what = match checked.and_then(|what| self.ensure_serving().map(|()| what)) {
+        let what = match checked.and_then(|what| self.enclave.gate().map(|()| what)) {
             Ok(what) => what,
             Err(code) => return Ok(Response::new(reply::not_begun(code))),
         };
@@ -150,7 +142,7 @@ impl EnclaveApi for Service {
         request: Request<UnlockAuthorizeRequest>,
     ) -> Reply<UnlockAuthorizeReply> {
         let checked = check::authorize(request.into_inner());
-        let (id, headers) = match checked.and_then(|it| self.ensure_serving().map(|()| it)) {
+        let (id, headers) = match checked.and_then(|it| self.enclave.gate().map(|()| it)) {
             Ok(checked) => checked,
             Err(code) => return Ok(Response::new(reply::not_authorized(code))),
         };

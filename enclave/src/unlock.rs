@@ -8,6 +8,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{Digest, SHA256, digest};
 use sigil_attestation::{UserData, verify};
 use sigil_enclave_image::pins::KeyspaceRule;
+use sigil_enclave_protocol::v1::ErrorCode;
 use subtle::ConstantTimeEq;
 use tokio::sync::SetOnce;
 
@@ -108,6 +109,8 @@ pub enum UnlockError {
     Exchange(ExchangeError),
     /// KMS said no, or its answer was refused.
     Answer(AnswerError),
+    /// The random source went bad, or the enclave was drained, while KMS was asked.
+    Gate(ErrorCode),
     /// The DEK is not what the row's birth document or the installed DEK says.
     Mismatch,
     /// The DEK table is full.
@@ -237,6 +240,7 @@ impl Enclave {
 
     fn take_in(&self, asked: &Waiting, opened: OpenedDek) -> Result<Done, UnlockError> {
         let OpenedDek { dek, wrapped } = opened;
+        self.gate().map_err(UnlockError::Gate)?;
         match &asked.what {
             What::Row { row, current } => self.install(row, dek, *current, asked.document_ms),
             What::Generate { keyspace, .. } => {

@@ -128,7 +128,7 @@ async fn serve_connection(
 }
 
 /// Pins the thread to the core of this index among those the process may use.
-fn pin_to_core(index: usize) -> bool {
+pub(crate) fn pin_to_core(index: usize) -> bool {
     let Ok(allowed) = sched_getaffinity(None) else { return false };
     let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
     let Some(core) = index.checked_rem(cores.len()).and_then(|at| cores.get(at)) else {

@@ -196,6 +196,7 @@ pub(super) fn unlock_code(error: &UnlockError) -> ErrorCode {
             AnswerClass::Refused => ErrorCode::KmsAnswerRefused,
             AnswerClass::NoRoom => ErrorCode::Overloaded,
         },
+        UnlockError::Gate(code) => *code,
         UnlockError::Mismatch => ErrorCode::DekMismatch,
         UnlockError::Internal => ErrorCode::Internal,
     }

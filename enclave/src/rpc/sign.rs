@@ -140,7 +140,7 @@ fn refuse(items: &[SignItem], code: ErrorCode) -> SignBatchResult {
 
 impl Service {
     fn sign_items(&self, items: &[SignItem]) -> SignBatchResult {
-        match self.ensure_serving() {
+        match self.enclave.gate() {
             // A drained enclave does what it had received.
             Ok(()) | Err(ErrorCode::Draining) => {
                 self.stats.batch(items.len() as u64, || self.sign_served(items))
