@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 use memchr::memmem::Finder;
@@ -25,6 +26,9 @@ use crate::sidecar::{Sidecar, item};
 const CHUNK_BYTES: usize = 1 << 20;
 /// Half a secret: what is left of a copy that was overwritten in part.
 const HALF_BYTES: usize = 16;
+/// Until what is to be erased is gone: the next sweep is a second away at most, what registers held
+/// is overwritten when the threads go idle, and a look takes a second on a busy machine.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Bytes before and after a copy that a failing test shows.
 const AROUND_BYTES: u64 = 512;
 /// Openings of a sealed key before the memory is looked at again, in full batches.
@@ -121,24 +125,20 @@ impl Scan {
         Self { memory: memory_of(bench), dek, scalar: None }
     }
 
-    /// Comes to see what is stated, copies of the scalar and of the DEK, with a line of the table.
+    /// Looks until it sees what is stated, copies of the scalar and of the DEK, but not for long; a
+    /// line of the table says how long.
     fn expect(&self, state: &str, scalars: usize, deks: usize) {
-        self.wait_for(state, scalars, deks);
-        println!("memory | {state:<52} | {scalars:>6} | {deks:>3} |");
-    }
-
-    /// Looks until it sees what is stated. What is to be erased is gone in the next sweep, a second
-    /// later; what registers held at the last interrupt, when the threads have gone idle.
-    fn wait_for(&self, state: &str, scalars: usize, deks: usize) {
-        let deadline = Instant::now() + PATIENCE;
+        let began = Instant::now();
         let found = loop {
             let found = self.find();
-            if (copies(&found.0), copies(&found.1)) == (scalars, deks) || Instant::now() > deadline
-            {
+            let as_stated = (copies(&found.0), copies(&found.1)) == (scalars, deks);
+            if as_stated || began.elapsed() > SETTLE_TIME_MAX {
                 break found;
             }
         };
         let (scalar, dek) = (copies(&found.0), copies(&found.1));
+        let seconds = began.elapsed().as_secs_f64();
+        println!("memory | {state:<52} | {scalar:>6} | {dek:>3} | {seconds:.1} s |");
         if (scalar, dek) != (scalars, deks) {
             self.show("scalar", &found.0);
             self.show("DEK", &found.1);
