@@ -153,7 +153,7 @@ pub fn start(parts: Parts) -> Result<Running, BootError> {
     Ok(Running { boot_id, control, stop })
 }
 
-fn assemble(parts: &Parts, control: runtime::Handle) -> Result<Enclave, BootError> {
+pub(crate) fn assemble(parts: &Parts, control: runtime::Handle) -> Result<Enclave, BootError> {
     let pins = Pins::decode(&parts.pins).map_err(|error| BootError::Pins(error.to_string()))?;
     if pins.insecure != parts.insecure {
         return Err(BootError::WrongKind(pins.insecure));

@@ -1,6 +1,7 @@
 //! What is done with keys: make, open, activate, prove, sign. Synchronous, on a worker, with keys by
 //! reference only.
 
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sigil_attestation::{Provenance as DekProvenance, Statement, StatementKind};
@@ -15,7 +16,7 @@ use crate::names::Keyspace;
 use crate::rng::Rng;
 use crate::seal::{Header, SealError, parse};
 use crate::secret::Secret32;
-use crate::signer::{Fault, Item, SELF_TEST_DIGEST, Signature, Signer};
+use crate::signer::{Fault, Item, SELF_TEST_DIGEST, Signer};
 use crate::statements::SignedStatement;
 
 /// Draws before a scalar is in range: one fails with a chance of 2^-128.
@@ -28,12 +29,20 @@ const EMPTY_POLICY_HASH: [u8; 32] = [
 ];
 
 /// What the cache knows a key by. The public key is the identity; this is the name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyName {
     /// Keyspace of the key.
     pub keyspace: Keyspace,
     /// Identifier within the store.
     pub key_id: [u8; 16],
+}
+
+impl Hash for KeyName {
+    /// The id alone: every signature hashes names, twice. One id in several keyspaces meets itself,
+    /// as often as there are keyspaces with a DEK.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.key_id);
+    }
 }
 
 /// A plain key and what is said about it. Erased on drop.
@@ -113,15 +122,6 @@ pub struct Created {
     pub dek_id: DekId,
     /// The birth statement.
     pub birth: SignedStatement,
-}
-
-/// A key that signs one digest of a batch.
-#[derive(Debug)]
-pub struct Use {
-    /// The key.
-    pub key: Arc<PlainKey>,
-    /// What is signed.
-    pub digest: [u8; 32],
 }
 
 /// Opens blobs with the DEKs that are unlocked here.
@@ -265,21 +265,6 @@ impl Enclave {
         Ok((blob, public_key, dek.id))
     }
 
-    /// The key for one signature.
-    ///
-    /// # Errors
-    /// See [`KeyError`].
-    pub fn acquire(
-        &self,
-        signer: &Signer,
-        name: &KeyName,
-        blob: Option<&[u8]>,
-        now_ms: u64,
-    ) -> Result<Arc<PlainKey>, KeyError> {
-        let key = self.cache.ask(name, blob, Event::Sign, &self.opener(signer, now_ms))?;
-        key.ok_or(KeyError::Internal)
-    }
-
     /// Refreshes what was asked for, for ever: one key at a time between the batches of the worker
     /// that owns `signer`. A failure is counted, and shows when the plain key is over.
     pub async fn refresh_queued(self: Arc<Self>, signer: Arc<Mutex<Signer>>) {
@@ -306,8 +291,8 @@ impl Enclave {
         nonce: &[u8],
         now_ms: u64,
     ) -> Result<SignedStatement, KeyError> {
-        let key = self.acquire(signer, name, None, now_ms)?;
-        self.say(StatementKind::Possession, name, &key, nonce)
+        let key = self.cache.ask(name, None, Event::Sign, &self.opener(signer, now_ms))?;
+        self.say(StatementKind::Possession, name, &*key.ok_or(KeyError::Internal)?, nonce)
     }
 
     pub(crate) fn opener<'a>(&'a self, signer: &'a Signer, began_ms: u64) -> BlobOpener<'a> {
@@ -375,20 +360,4 @@ pub fn seal(header: &Header, dek: &Dek, scalar: &Secret32) -> Result<Vec<u8>, Ke
         Err(SealError::NoRoom) => Err(KeyError::NoRoom),
         _ => Err(KeyError::Internal),
     }
-}
-
-/// Signs a batch of uses, in order, or nothing of it.
-///
-/// # Errors
-/// Any fault.
-pub fn sign_batch(signer: &mut Signer, uses: &[Use], now_ms: u64) -> Result<Vec<Signature>, Fault> {
-    let items: Vec<_> = uses
-        .iter()
-        .map(|Use { key, digest }| Item {
-            digest: *digest,
-            scalar: &key.scalar,
-            public_key: &key.public_key,
-        })
-        .collect();
-    signer.sign_batch(&items, now_ms)
 }

@@ -1,12 +1,10 @@
 //! A keyspace name as the hot path wants it: checked once, copied without an allocation.
 
-use std::hash::{Hash, Hasher};
-
 use sigil_enclave_image::names::check_keyspace;
 use sigil_enclave_protocol::bounds::NAME_BYTES_MAX;
 
 /// A valid keyspace name, see `docs/formats.md`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Keyspace {
     length: u8,
     bytes: [u8; NAME_BYTES_MAX],
@@ -32,13 +30,6 @@ impl Keyspace {
     pub fn as_str(&self) -> &str {
         let name = self.bytes.get(..usize::from(self.length)).unwrap_or_default();
         std::str::from_utf8(name).unwrap_or_default()
-    }
-}
-
-impl Hash for Keyspace {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        // Not the zeros behind it: every signature hashes names.
-        self.as_str().hash(state);
     }
 }
 

@@ -9,10 +9,10 @@ use sigil_enclave_protocol::v1::{
     ActivateReply, ActivateRequest, AttestReply, AttestRequest, CacheSettings, ConfigureReply,
     CreateReply, CreateRequest, DrainReply, DrainRequest, ErrorCode, ForceRefreshReply,
     ForceRefreshRequest, ForgetReply, ForgetRequest, HealthReply, HealthRequest, ProveReply,
-    ProveRequest, ResealReply, ResealRequest, SignBatch, StateReply, StateRequest, StatsReply,
-    StatsRequest, UnlockAuthorizeReply, UnlockAuthorizeRequest, UnlockBeginReply,
-    UnlockBeginRequest,
+    ProveRequest, ResealReply, ResealRequest, StateReply, StateRequest, StatsReply, StatsRequest,
+    UnlockAuthorizeReply, UnlockAuthorizeRequest, UnlockBeginReply, UnlockBeginRequest,
 };
+use sigil_enclave_protocol::wire::Raw;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::clock::boot_ms;
@@ -22,6 +22,7 @@ use crate::keys::{Created, KeyError};
 use crate::signer::Signer;
 use crate::stats::WorkerStats;
 
+pub mod batch;
 pub mod check;
 mod reply;
 mod sign;
@@ -104,7 +105,7 @@ impl Service {
 impl EnclaveApi for Service {
     type SignStream = sign::SignStream;
 
-    async fn sign(&self, request: Request<Streaming<SignBatch>>) -> Reply<Self::SignStream> {
+    async fn sign(&self, request: Request<Streaming<Raw>>) -> Reply<Self::SignStream> {
         Ok(Response::new(sign::SignStream::new(self.clone(), request.into_inner())))
     }
 

@@ -176,12 +176,6 @@ impl Signer {
     }
 }
 
-impl std::fmt::Debug for Signer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Signer").field("mode", &self.mode).finish_non_exhaustive()
-    }
-}
-
 /// What a batch needs, with one system call.
 fn draw() -> Result<Random, Fault> {
     let mut random = Random::default();

@@ -1,5 +1,6 @@
 //! A byte stream over any connected socket. It is a plain descriptor under tokio, so that a
-//! connection can be accepted on the control thread and served on a worker.
+//! connection can be accepted on the control thread and served on a worker. No call on it waits, so
+//! no signal interrupts one.
 #![allow(unsafe_code, reason = "tokio asks for a promise that the descriptor stays the same")]
 
 use std::io::{self, IoSlice};
@@ -7,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, sendmsg};
+use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags};
 use sigil_enclave_protocol::bounds::VSOCK_WRITE_BYTES_MAX;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -54,8 +55,9 @@ impl Listener {
     pub async fn accept(&self) -> io::Result<OwnedFd> {
         loop {
             let mut guard = self.0.readable().await?;
-            let accept = || rustix::net::accept_with(self.0.get_ref(), SocketFlags::CLOEXEC);
-            if let Ok(result) = guard.try_io(|_| retry_on_signal(accept)) {
+            let accept =
+                |fd: &AsyncFd<_>| Ok(net::accept_with(fd.get_ref(), SocketFlags::CLOEXEC)?);
+            if let Ok(result) = guard.try_io(accept) {
                 return result;
             }
         }
@@ -77,9 +79,7 @@ impl AsyncRead for Stream {
         loop {
             let mut guard = ready!(self.0.poll_read_ready(cx))?;
             let unfilled = buf.initialize_unfilled();
-            let done = guard.try_io(|fd| {
-                retry_on_signal(|| rustix::net::recv(fd, &mut *unfilled, RecvFlags::empty()))
-            });
+            let done = guard.try_io(|fd| Ok(net::recv(fd, &mut *unfilled, RecvFlags::empty())?));
             if let Ok(result) = done {
                 return Poll::Ready(result.map(|(_, count)| buf.advance(count)));
             }
@@ -111,9 +111,8 @@ impl AsyncWrite for Stream {
         loop {
             let mut guard = ready!(self.0.poll_write_ready(cx))?;
             let mut nothing = SendAncillaryBuffer::default();
-            let done = guard.try_io(|fd| {
-                retry_on_signal(|| sendmsg(fd, &capped, &mut nothing, SendFlags::NOSIGNAL))
-            });
+            let done = guard
+                .try_io(|fd| Ok(net::sendmsg(fd, &capped, &mut nothing, SendFlags::NOSIGNAL)?));
             if let Ok(result) = done {
                 return Poll::Ready(result);
             }
@@ -129,16 +128,7 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(rustix::net::shutdown(self.0.get_ref(), Shutdown::Write)?))
-    }
-}
-
-fn retry_on_signal<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
-    loop {
-        match call() {
-            Err(rustix::io::Errno::INTR) => {}
-            result => return Ok(result?),
-        }
+        Poll::Ready(Ok(net::shutdown(self.0.get_ref(), Shutdown::Write)?))
     }
 }
 

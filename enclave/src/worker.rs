@@ -11,7 +11,8 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use sigil_enclave_protocol::bounds::{MESSAGE_BYTES_MAX, STREAMS_PER_CONNECTION_MAX};
+use sigil_enclave_protocol::bounds;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use crate::enclave::Enclave;
@@ -28,7 +29,7 @@ const TURNS_BETWEEN_EVENTS: u32 = 4;
 const HEADER_LIST_BYTES_MAX: u32 = 4 * 1024;
 /// Bytes in flight towards us on one connection: two full messages.
 #[expect(clippy::cast_possible_truncation, reason = "256 KiB")]
-const WINDOW_BYTES: u32 = 2 * MESSAGE_BYTES_MAX as u32;
+const WINDOW_BYTES: u32 = 2 * bounds::MESSAGE_BYTES_MAX as u32;
 
 /// A connection that passed the handshake, with its place among the open ones.
 #[derive(Debug)]
@@ -104,7 +105,7 @@ async fn serve(
 /// Serves until the peer goes away, or until the enclave is drained: then what is under way ends
 /// first. Connections that come later only ask, and stay.
 async fn serve_connection(
-    stream: Stream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     service: rpc::Service,
     mut draining: watch::Receiver<bool>,
 ) -> hyper::Result<()> {
@@ -114,10 +115,11 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .keep_alive_interval(interval)
         .keep_alive_timeout(answer)
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .max_concurrent_streams(bounds::STREAMS_PER_CONNECTION_MAX)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
+        .max_send_buf_size(bounds::SEND_BUFFER_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service.into_server()));
     let mut connection = pin!(connection);
     tokio::select! {
@@ -138,3 +140,6 @@ pub(crate) fn pin_to_core(index: usize) -> bool {
     only.set(*core);
     sched_setaffinity(None, &only).is_ok()
 }
+
+#[cfg(test)]
+mod tests;

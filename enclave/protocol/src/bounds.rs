@@ -8,6 +8,9 @@ pub const BATCH_ITEMS_MAX: usize = 32;
 /// Items that the streams of one worker may have waiting, shared among those that have any: 32
 /// batches, about 30 ms of work. What comes on top is refused and does not wait.
 pub const QUEUED_ITEMS_MAX: usize = 1_024;
+/// Bytes of blobs that wait with them, shared in the same way: what so many items can carry. Streams
+/// that come one after the other hold the sum of 1, 1/2, 1/3 and so on of it: nine times at most.
+pub const QUEUED_BLOB_BYTES_MAX: usize = QUEUED_ITEMS_MAX * BLOB_BYTES_MAX;
 /// Bytes of one gRPC message in either direction: a full batch in which every item carries its
 /// blob, or one KMS request with an attestation document, with room to spare.
 pub const MESSAGE_BYTES_MAX: usize = 128 * 1024;
@@ -45,6 +48,9 @@ pub const CONNECTIONS_MAX: usize = 512;
 /// HTTP/2 streams of one connection: its `Sign` stream and a few calls; more wait in the client.
 /// Each may hold a message that has not come to its end, on every connection at once.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 8;
+/// Bytes of answers that wait on one HTTP/2 stream for a peer that does not read: those of eight
+/// full batches. The stream is not served before there is room again.
+pub const SEND_BUFFER_BYTES_MAX: usize = 32 * 1024;
 /// Port of the enclave's service on vsock.
 pub const ENCLAVE_PORT: u32 = 5000;
 /// Port of the boot heartbeat that Nitro waits for, on the parent.
@@ -52,6 +58,8 @@ pub const HEARTBEAT_PORT: u32 = 9000;
 /// The heartbeat's one byte.
 pub const HEARTBEAT_BYTE: u8 = 0xB7;
 
+/// HTTP/2 streams of all connections.
+const STREAMS_MAX: usize = CONNECTIONS_MAX * STREAMS_PER_CONNECTION_MAX as usize;
 /// Bytes a `SignItem` takes beside its blob: keyspace, ids, digest, authorization, tags.
 const SIGN_ITEM_FIXED_BYTES_MAX: usize = 1_024;
 const _: () = assert!(
@@ -59,6 +67,6 @@ const _: () = assert!(
     "a full batch with blobs fits one message"
 );
 const _: () = assert!(
-    CONNECTIONS_MAX * STREAMS_PER_CONNECTION_MAX as usize * MESSAGE_BYTES_MAX <= 512 * 1024 * 1024,
-    "unfinished messages fit an enclave's memory beside everything else"
+    STREAMS_MAX * (MESSAGE_BYTES_MAX + SEND_BUFFER_BYTES_MAX) <= 640 * 1024 * 1024,
+    "unfinished messages and unread answers fit an enclave's memory beside everything else"
 );

@@ -3,6 +3,7 @@
 
 pub mod bounds;
 pub mod handshake;
+pub mod wire;
 
 /// Messages, client and server generated from `proto/sigil/enclave/v1/enclave.proto`.
 #[allow(missing_docs, unreachable_pub, reason = "generated code")]
@@ -14,4 +15,6 @@ pub mod handshake;
 )]
 pub mod v1 {
     tonic::include_proto!("sigil.enclave.v1");
+    // The server of the same contract. It leaves the messages of `Sign` as they are.
+    include!(concat!(env!("OUT_DIR"), "/server/sigil.enclave.v1.rs"));
 }

@@ -7,9 +7,10 @@ use sigil_enclave_protocol::bounds::{
 };
 use sigil_enclave_protocol::v1::unlock_begin_request::What as Asked;
 use sigil_enclave_protocol::v1::{
-    CreateRequest, ErrorCode, SignItem, UnlockAuthorizeRequest, UnlockBeginRequest,
+    CreateRequest, ErrorCode, UnlockAuthorizeRequest, UnlockBeginRequest,
 };
 
+use super::batch::Item;
 use crate::keys::KeyName;
 use crate::kms_exchange::SignatureHeaders;
 use crate::names::Keyspace;
@@ -40,21 +41,19 @@ pub fn blob(bytes: &[u8]) -> Result<Option<&[u8]>, ErrorCode> {
     Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))
 }
 
-/// An item whose fields are in bounds.
-pub struct Item<'a> {
-    pub(super) name: KeyName,
-    pub(super) digest: [u8; 32],
-    pub(super) blob: Option<&'a [u8]>,
-}
-
-/// Checks an item. An authorization is reserved and refused.
-pub fn item(item: &SignItem) -> Result<Item<'_>, ErrorCode> {
-    ensure(item.authorization.is_empty())?;
-    Ok(Item {
-        name: name(&item.keyspace, &item.key_id)?,
-        digest: array(&item.digest)?,
-        blob: blob(&item.blob)?,
-    })
+/// Checks the fields of an item of a batch. `known` is the last keyspace of the batch that was
+/// good: all items with it are spared the check. An authorization is reserved and refused.
+pub(super) fn item<'a>(
+    [name, key_id, digest, blob_bytes, authorization]: [&'a [u8]; 5],
+    known: &mut Option<(&'a [u8], Keyspace)>,
+) -> Result<Item, ErrorCode> {
+    ensure(authorization.is_empty())?;
+    let (_, keyspace) = match known {
+        Some(known) if known.0 == name => *known,
+        _ => *known.insert((name, keyspace(std::str::from_utf8(name).map_err(|_| BAD)?)?)),
+    };
+    let name = KeyName { keyspace, key_id: array(key_id)? };
+    Ok(Item { name, digest: array(digest)?, blob: blob(blob_bytes)?.map(Box::from) })
 }
 
 /// The name of a key to make. A policy is reserved and refused.

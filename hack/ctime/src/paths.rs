@@ -10,9 +10,7 @@ use sigil_enclave::dek::{Dek, DekTable, InstallError, Provenance, key_check_valu
 use sigil_enclave::key_cache::KeyCache;
 use sigil_enclave::key_cache::settings::{Settings, baseline};
 use sigil_enclave::key_cache::slot::Event;
-use sigil_enclave::keys::{
-    BlobOpener, KeyError, KeyName, PlainKey, Use, draw_key, seal, sign_batch,
-};
+use sigil_enclave::keys::{BlobOpener, KeyError, KeyName, PlainKey, draw_key, seal};
 use sigil_enclave::names::Keyspace;
 use sigil_enclave::nsm::{DocumentRequest, Nsm, NsmError};
 use sigil_enclave::rng::Rng;
@@ -188,10 +186,10 @@ impl Parts {
         for signer in &mut self.signers {
             for batch in 0..BATCHES {
                 let digest = |item| [u8::try_from(batch * BATCH_ITEMS + item).unwrap_or(0); 32];
-                let uses: Vec<_> = (0..BATCH_ITEMS)
-                    .map(|item| Use { key: Arc::clone(key), digest: digest(item) })
+                let items: Vec<_> = (0..BATCH_ITEMS)
+                    .map(|item| Item { digest: digest(item), scalar, public_key })
                     .collect();
-                let signed = sign_batch(signer, &uses, 0)?;
+                let signed = signer.sign_batch(&items, 0)?;
                 ensure!(signed.len() == BATCH_ITEMS, "a batch that is not whole");
             }
             signer.sign_one(&Item { digest: [9; 32], scalar, public_key })?;

@@ -74,9 +74,10 @@ async fn signed(sidecar: &mut Sidecar<'_>) -> u64 {
 /// Batches that the honest stream keeps under way: its part of the queue when two streams share it.
 const UNDER_WAY: usize = QUEUED_ITEMS_MAX / 2 / BATCH_ITEMS_MAX;
 
-/// Two streams that always have something to sign take turns, however much more one of them sends.
-/// The other one's batches are under way for a while, and only then has the greedy one the worker
-/// for itself; without turns it would have it for as long as it sends.
+/// Two streams that always have something to sign take turns, however much more one of them sends:
+/// exactly so in `a_greedy_stream_is_answered_no_more_than_a_modest_one`. Here, over sockets, the
+/// honest stream has nothing waiting while its batches are under way, for as long as the machine
+/// takes, and the greedy one has the worker for itself; without turns it would have it always.
 #[tokio::test]
 async fn a_stream_that_sends_more_than_its_share_is_not_served_more() {
     const BATCHES: usize = 320;

@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use prost::Message;
 use sigil_enclave::key_cache::settings;
+use sigil_enclave::rpc::batch::{self, Item};
 use sigil_enclave::rpc::check;
 use sigil_enclave::unlock::What;
 use sigil_enclave_image::names::check_keyspace;
@@ -80,13 +81,25 @@ fn named(keyspace: &str, key_id: &[u8]) -> bool {
     check_keyspace(keyspace).is_ok() && key_id.len() == 16
 }
 
+/// The enclave reads a batch by itself: as prost does, and as far as a batch may go.
 fn sign(bytes: Bytes) {
-    for item in decoded::<SignBatch>(bytes).into_iter().flat_map(|batch| batch.items) {
+    let ours = batch::read(&bytes);
+    let Some(theirs) = decoded::<SignBatch>(bytes) else {
+        // A keyspace that is no text spoils the batch there, and its item here.
+        assert!(ours.is_none_or(|items| items.iter().any(|(_, item)| item.is_err())));
+        return;
+    };
+    assert_eq!(ours.is_some(), theirs.items.len() <= 32);
+    for ((tag, ours), item) in ours.iter().flatten().zip(theirs.items) {
         let good = named(&item.keyspace, &item.key_id)
             && item.digest.len() == 32
             && item.blob.len() <= 2_048
             && item.authorization.is_empty();
-        assert_eq!(check::item(&item).is_ok(), good);
+        assert_eq!((*tag, ours.is_ok()), (item.tag, good));
+        let Ok(Item { name, digest, blob }) = ours else { continue };
+        assert_eq!(name.keyspace.as_str(), item.keyspace);
+        assert_eq!((&name.key_id[..], &digest[..]), (&item.key_id[..], &item.digest[..]));
+        assert_eq!(blob.as_deref().unwrap_or_default(), item.blob);
     }
 }
 

@@ -20,7 +20,7 @@ const BOUNDED: [Bounded; 2] = [
             "enclave/attestation/src/",
             "enclave/image/src/",
         ],
-        lines_max: 5_950,
+        lines_max: 6_000,
     },
     Bounded { name: "verifier", folders: &["enclave/verifier/src/"], lines_max: 240 },
 ];
