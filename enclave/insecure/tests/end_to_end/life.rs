@@ -99,23 +99,28 @@ async fn a_batch_answers_each_item_by_its_tag() {
     let bench = Bench::start();
     let mut sidecar = Sidecar::claim(&bench).await;
     sidecar.seal_with_new_dek("default").await;
-    let created = sidecar.create("default", 1).await;
-    activate(&mut sidecar, &created).await;
-    let mut items: Vec<_> = (0..8_u32)
+    let keys = [sidecar.create("default", 1).await, sidecar.create("default", 2).await];
+    // Two keys in turn, whose blobs come along.
+    let mut items: Vec<_> = (0..9_u8)
         .map(|tag| {
-            let digest = [u8::try_from(tag).unwrap(); 32];
-            sigil_enclave_protocol::v1::SignItem { tag, ..item("default", 1, &digest, b"") }
+            let blob = &keys[usize::from(tag % 2)].blob;
+            let item = item("default", 1 + tag % 2, &[tag; 32], blob);
+            sigil_enclave_protocol::v1::SignItem { tag: tag.into(), ..item }
         })
         .collect();
+    items[0].digest = Bytes::from_static(&[5; 31]);
     items[3].key_id = Bytes::from_static(&[9; 16]);
-    items[5].digest = Bytes::from_static(&[5; 31]);
-    for result in sidecar.sign_batch(items).await.results {
-        match result.tag {
+    items[3].blob = Bytes::new();
+    items[5].blob = keys[0].blob.clone();
+    let results = sidecar.sign_batch(items).await.results;
+    let tags: Vec<_> = results.iter().map(|result| result.tag).collect();
+    assert_eq!(tags, (0..9).collect::<Vec<_>>());
+    for (result, tag) in results.iter().zip(0_u8..) {
+        match tag {
+            0 => assert_eq!(result.error(), ErrorCode::InvalidArgument),
             3 => assert_eq!(result.error(), ErrorCode::BlobRequired),
-            5 => assert_eq!(result.error(), ErrorCode::InvalidArgument),
-            tag => {
-                assert_signed(&result, &created.public_key, &[u8::try_from(tag).unwrap(); 32]);
-            }
+            5 => assert_eq!(result.error(), ErrorCode::InvalidKey),
+            _ => assert_signed(result, &keys[usize::from(tag % 2)].public_key, &[tag; 32]),
         }
     }
 }

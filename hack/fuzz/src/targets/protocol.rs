@@ -85,8 +85,8 @@ fn named(keyspace: &str, key_id: &[u8]) -> bool {
 fn sign(bytes: Bytes) {
     let ours = batch::read(&bytes);
     let Some(theirs) = decoded::<SignBatch>(bytes) else {
-        // A keyspace that is no text spoils the batch there, and its item here.
-        assert!(ours.is_none_or(|items| items.iter().any(|(_, item)| item.is_err())));
+        // What prost refuses and this reads differs by two rules, see decision 18; the property tests
+        // of the reader have an oracle that knows the first.
         return;
     };
     assert_eq!(ours.is_some(), theirs.items.len() <= 32);
