@@ -170,9 +170,7 @@ pub(crate) fn assemble(parts: &Parts, control: runtime::Handle) -> Result<Enclav
         return Err(BootError::Unfit("the kernel's current random source is not nsm-hwrng"));
     }
     if !pins.insecure && !residue::all_is_overwritten() {
-        return Err(BootError::Unfit(
-            "AVX is on: what it leaves of a key would not be overwritten",
-        ));
+        return Err(BootError::Unfit("AVX is on: the command line lacks clearcpuid=xsave"));
     }
     let root = TrustRoot::from_der(pins.attestation_root.clone())
         .map_err(|_| BootError::Unfit("the pinned attestation root is no certificate"))?;
@@ -182,7 +180,7 @@ pub(crate) fn assemble(parts: &Parts, control: runtime::Handle) -> Result<Enclav
     let boot_id = rng::public_bytes().map_err(|_| BootError::Unfit("no randomness"))?;
     let statements =
         Statements::new(&rng).map_err(|_| BootError::Unfit("no statement key can be drawn"))?;
-    let ceilings = settings::ceilings(&pins);
+    let ceilings = settings::ceilings(&pins.ceilings);
     let workers = parts.workers.unwrap_or_else(one_a_core).max(1);
     let enclave = Enclave {
         cache: KeyCache::new(settings::baseline(&ceilings), ceilings),

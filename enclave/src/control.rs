@@ -159,7 +159,7 @@ async fn maintain(enclave: Arc<Enclave>) {
             failed |= enclave.rng.refresh(&*enclave.nsm).is_err();
         }
         if failed && !failing {
-            eprintln!("sigil-enclave: no document or no entropy of the NSM");
+            eprintln!("sigil-enclave: the NSM refuses documents or entropy; tried again");
         }
         failing = failed;
     }

@@ -20,12 +20,12 @@ const SALT: &[u8] = b"sigil/dek/v1";
 /// Random identifier of a DEK.
 pub type DekId = [u8; 16];
 
-/// Who made a DEK, as far as its birth document proves. Ordered by strength.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Who made a DEK, as far as its birth document proves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Provenance {
     /// No birth document, or one that does not verify.
     Unproven,
-    /// An enclave of another image, with this PCR0.
+    /// An enclave of another image, with this PCR0, knew it. Anybody's can, and write so.
     Foreign([u8; 48]),
     /// An enclave of this image.
     Born,
@@ -114,8 +114,9 @@ impl Row {
 }
 
 impl Inner {
-    /// Drops the DEK that ends first among those that do not seal, until one more fits. It can be
-    /// unlocked again; keys opened under it live out their time.
+    /// Ends the DEK that would end first among those that do not seal, until one more fits, and the
+    /// keys opened under it: no lifetime that is lowered later would reach them. It can be unlocked
+    /// again.
     fn make_room(&mut self) -> Result<(), InstallError> {
         while self.rows.len() >= DEKS_MAX {
             let open_only = self.rows.iter().filter(|(id, row)| {
@@ -123,7 +124,9 @@ impl Inner {
             });
             let first = open_only.min_by_key(|(_, row)| row.lease.0.load(Ordering::Acquire));
             let id = *first.ok_or(InstallError::Full)?.0;
-            self.rows.remove(&id);
+            if let Some(ended) = self.rows.remove(&id) {
+                ended.lease.0.store(0, Ordering::Release);
+            }
         }
         Ok(())
     }
@@ -139,8 +142,9 @@ pub fn key_check_value(dek: &Secret32) -> [u8; 32] {
 
 impl DekTable {
     /// Puts a DEK in until `until_ms`, or extends one that is there. `current`: the store names it
-    /// as the keyspace's sealing DEK. A proved DEK takes the place of an unproven one of its id:
-    /// whoever may call `kms:Encrypt` can make that one, and must not keep this one out.
+    /// as the keyspace's sealing DEK. A DEK of this image takes the place of any other of its id, and
+    /// one of another image that of an unproven one: whoever may call `kms:Encrypt` can make a fake,
+    /// with a document of an enclave of their own, and must not keep this one out.
     ///
     /// # Errors
     /// See [`InstallError`].
@@ -153,10 +157,11 @@ impl DekTable {
         let mut inner = self.write();
         let (id, keyspace) = (dek.id, dek.keyspace);
         let mut provenance = dek.provenance;
+        let rank = |of| (of == Provenance::Born, of != Provenance::Unproven);
         if let Some(row) = inner.rows.get(&id)
             && !row.holds(&dek)
         {
-            if row.dek.provenance > Provenance::Unproven || provenance == Provenance::Unproven {
+            if rank(provenance) <= rank(row.dek.provenance) {
                 return Err(InstallError::Mismatch);
             }
             // Ends its keys too.
@@ -165,7 +170,7 @@ impl DekTable {
         }
         let until_ms = if let Some(row) = inner.rows.get_mut(&id) {
             // The bytes are the same, so what was proved once stays proved.
-            if provenance > row.dek.provenance {
+            if rank(provenance) > rank(row.dek.provenance) {
                 row.dek = Arc::new(dek);
             }
             provenance = row.dek.provenance;
@@ -323,27 +328,47 @@ mod tests {
     }
 
     #[test]
-    fn a_proved_dek_takes_the_place_of_a_fake_and_never_the_other_way_round() {
-        for proved in [Provenance::Born, Provenance::Foreign([9; 48])] {
+    fn a_better_proved_dek_takes_the_place_of_a_fake_and_never_the_other_way_round() {
+        let (born, foreign) = (Provenance::Born, Provenance::Foreign([9; 48]));
+        for (fake, honest) in [
+            (Provenance::Unproven, foreign),
+            (Provenance::Unproven, born),
+            // Its maker's enclave wrote a document for it.
+            (foreign, born),
+        ] {
             let table = DekTable::default();
-            table.install(dek(1, 66, Provenance::Unproven), 100, true).unwrap();
+            table.install(dek(1, 66, fake), 100, true).unwrap();
             let (_, fake_lease) = table.find(&[1; 16], 0).unwrap();
-            let installed = table.install(dek(1, 1, proved), 90, true).unwrap();
-            assert_eq!((installed.provenance, installed.until_ms), (proved, 90));
+            let installed = table.install(dek(1, 1, honest), 90, true).unwrap();
+            assert_eq!((installed.provenance, installed.until_ms), (honest, 90));
             assert_eq!(fake_lease.until_ms(0), None, "keys opened under the fake are not used");
-            for fake in [
-                dek(1, 66, Provenance::Unproven),
-                Dek { keyspace: keyspace("other"), ..dek(1, 1, Provenance::Unproven) },
+            for again in [
+                dek(1, 66, fake),
+                Dek { keyspace: keyspace("other"), ..dek(1, 1, fake) },
+                dek(1, 66, honest),
             ] {
-                assert_eq!(table.install(fake, 200, true), Err(InstallError::Mismatch));
+                assert_eq!(table.install(again, 200, true), Err(InstallError::Mismatch));
             }
             let (found, lease) = table.find(&[1; 16], 0).unwrap();
             assert_eq!((found.secret.expose_secret(), lease.until_ms(0)), (&[1; 32], Some(90)));
         }
-        let table = DekTable::default();
-        table.install(dek(1, 66, Provenance::Unproven), 100, true).unwrap();
-        let other = table.install(dek(1, 1, Provenance::Unproven), 100, true);
-        assert_eq!(other, Err(InstallError::Mismatch), "neither proves anything");
+    }
+
+    #[test]
+    fn of_deks_that_prove_as_much_the_first_stays() {
+        for first in [Provenance::Unproven, Provenance::Foreign([5; 48])] {
+            for then in [first, Provenance::Unproven, Provenance::Foreign([9; 48])] {
+                if first == Provenance::Unproven && then != first {
+                    continue;
+                }
+                let table = DekTable::default();
+                table.install(dek(1, 1, first), 100, true).unwrap();
+                let other = table.install(dek(1, 66, then), 100, true);
+                assert_eq!(other, Err(InstallError::Mismatch));
+                let same = table.install(dek(1, 1, then), 100, true).unwrap();
+                assert_eq!(same.provenance, first, "another's word changes no proof");
+            }
+        }
     }
 
     fn numbered(id: usize, name: &str) -> Dek {
@@ -360,10 +385,11 @@ mod tests {
             table.install(numbered(id, "default"), until_ms, false).unwrap();
         }
         let last = numbered(DEKS_MAX - 1, "default").id;
-        assert!(table.find(&last, 0).is_some());
+        let (_, lease) = table.find(&last, 0).unwrap();
         table.install(numbered(DEKS_MAX, "default"), 2_000, false).unwrap();
         assert_eq!(table.list(0).len(), DEKS_MAX);
         assert!(table.find(&last, 0).is_none(), "it ended first");
+        assert_eq!(lease.until_ms(0), None, "and with it the keys opened under it");
         assert!(table.find(&numbered(DEKS_MAX, "default").id, 0).is_some());
         assert!(table.sealing(&keyspace("default"), 0).is_some(), "it seals");
     }

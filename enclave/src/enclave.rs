@@ -147,7 +147,8 @@ impl Enclave {
         }
     }
 
-    /// Lets keys and DEKs be made and used, or says why not.
+    /// Lets keys and DEKs be made, opened and used, or says why not. What only asks is answered all
+    /// the same.
     ///
     /// # Errors
     /// The random source is not healthy, or the enclave is drained.
@@ -159,7 +160,7 @@ impl Enclave {
         }
     }
 
-    /// True while keys may be made and used.
+    /// True while the random source is the one that is required.
     pub fn rng_healthy(&self) -> bool {
         self.rng_seen.current().is_healthy(self.pins.insecure)
     }
@@ -186,9 +187,7 @@ impl RngSeen {
     /// What was seen last.
     pub fn current(&self) -> RngSource {
         let last = self.last.load(Ordering::Relaxed);
-        [RngSource::NsmHwrng, RngSource::Software]
-            .into_iter()
-            .find(|source| *source as u8 == last)
-            .unwrap_or(RngSource::Other)
+        let mut known = [RngSource::NsmHwrng, RngSource::Software].into_iter();
+        known.find(|source| *source as u8 == last).unwrap_or(RngSource::Other)
     }
 }

@@ -262,6 +262,8 @@ impl Enclave {
         let dek = self.deks.sealing(&name.keyspace, now_ms).ok_or(KeyError::NoSealingDek)?;
         let header = parse(blob)?.header;
         let blob = seal(&Header { dek_id: dek.id, ..header }, &dek, &scalar)?;
+        // It will replace the only other copy: not one whose scalar was flipped on the way.
+        self.opener(signer, now_ms).open(name, &blob)?;
         Ok((blob, public_key, dek.id))
     }
 
@@ -271,7 +273,7 @@ impl Enclave {
         loop {
             let name = self.cache.refreshes.next().await;
             // What must not be opened now is opened when it is asked for.
-            if self.rng_healthy() && !*self.draining.borrow() {
+            if self.gate().is_ok() {
                 let signer = signer.lock().unwrap_or_else(PoisonError::into_inner);
                 let by = self.opener(&signer, boot_ms());
                 let _ = self.cache.ask(&name, None, Event::Refresh { forced: false }, &by);

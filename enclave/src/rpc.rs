@@ -44,8 +44,6 @@ impl Service {
         Self { enclave, signer, stats }
     }
 
-    /// Refuses all that makes, opens or uses keys while it must not be done. What only asks is
-    /// answered all the same.
     /// The HTTP/2 service with its message bounds.
     pub fn into_server(self) -> EnclaveServer<Self> {
         EnclaveServer::new(self)
@@ -126,11 +124,9 @@ impl EnclaveApi for Service {
             Err(code) => return Ok(Response::new(reply::not_begun(code))),
         };
         let enclave = Arc::clone(&self.enclave);
-        let begin = async move {
-            enclave.unlocks.ready().await;
-            enclave.unlock_begin(what)
-        };
-        let begun = self.enclave.control.spawn(begin).await;
+        // Waited for here, where a call that is cancelled ends.
+        self.enclave.unlocks.ready().await;
+        let begun = self.enclave.control.spawn(async move { enclave.unlock_begin(what) }).await;
         Ok(Response::new(match begun {
             Ok(Ok(begun)) => reply::begun(begun),
             Ok(Err(error)) => reply::not_begun(reply::unlock_code(&error)),

@@ -26,11 +26,12 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from
 /// signatures or what carries batches, so about half as many batches delay whoever comes. To look
 /// more often costs more system calls than a signature should have. Tokio's own is 61.
 const TURNS_BETWEEN_EVENTS: u32 = 12;
+/// What a drained connection has to end in. All that was received takes a fraction of a second.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 /// Bytes of a request's header list: a path and a handful of fields.
 const HEADER_LIST_BYTES_MAX: u32 = 4 * 1024;
-/// Bytes in flight towards us on one connection: two full messages.
 #[expect(clippy::cast_possible_truncation, reason = "256 KiB")]
-const WINDOW_BYTES: u32 = 2 * bounds::MESSAGE_BYTES_MAX as u32;
+const WINDOW_BYTES: u32 = bounds::WINDOW_BYTES as u32;
 
 /// A connection that passed the handshake, with its place among the open ones.
 #[derive(Debug)]
@@ -92,7 +93,8 @@ async fn serve(
     draining: watch::Receiver<bool>,
 ) {
     while let Some(Dealt { socket, permit }) = dealt.recv().await {
-        let (service, draining) = (service.clone(), draining.clone());
+        let (service, mut draining) = (service.clone(), draining.clone());
+        draining.mark_unchanged();
         tokio::spawn(async move {
             // An error is the peer's: it went away or broke the protocol.
             if let Ok(stream) = Stream::new(socket) {
@@ -104,14 +106,13 @@ async fn serve(
 }
 
 /// Serves until the peer goes away, or until the enclave is drained: then what is under way ends
-/// first. Connections that come later only ask, and stay.
+/// first, within [`DRAIN_TIME_MAX`]. Connections that come later only ask, and stay.
 async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     service: rpc::Service,
     mut draining: watch::Receiver<bool>,
 ) -> hyper::Result<()> {
     let (interval, answer) = KEEPALIVE;
-    draining.mark_unchanged();
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(interval)
@@ -127,7 +128,8 @@ async fn serve_connection(
         ended = connection.as_mut() => return ended,
         Ok(()) = draining.changed() => connection.as_mut().graceful_shutdown(),
     }
-    connection.await
+    // A peer that never stops sending is not waited for.
+    tokio::time::timeout(DRAIN_TIME_MAX, connection).await.unwrap_or(Ok(()))
 }
 
 /// Pins the thread to the core of this index among those the process may use.

@@ -44,7 +44,9 @@ pub const UNLOCK_BEGIN_LIFE: Duration = Duration::from_secs(10);
 /// Time each side of the handshake gives the other.
 pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(2);
 /// Connections open at once: 32 from each of a few dataplane cores, plus tunnels and probes.
-pub const CONNECTIONS_MAX: usize = 512;
+pub const CONNECTIONS_MAX: usize = 384;
+/// Bytes under way towards the enclave on one connection: two full messages.
+pub const WINDOW_BYTES: usize = 2 * MESSAGE_BYTES_MAX;
 /// HTTP/2 streams of one connection: its `Sign` stream and a few calls; more wait in the client.
 /// Each may hold a message that has not come to its end, on every connection at once.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 8;
@@ -67,6 +69,8 @@ const _: () = assert!(
     "a full batch with blobs fits one message"
 );
 const _: () = assert!(
-    STREAMS_MAX * (MESSAGE_BYTES_MAX + SEND_BUFFER_BYTES_MAX) <= 640 * 1024 * 1024,
-    "unfinished messages and unread answers fit an enclave's memory beside everything else"
+    STREAMS_MAX * (MESSAGE_BYTES_MAX + SEND_BUFFER_BYTES_MAX) + CONNECTIONS_MAX * WINDOW_BYTES
+        <= 576 * 1024 * 1024,
+    "unfinished messages, unread answers and what is under way fit an enclave's memory of 1 GiB \
+     beside its keys, a quarter of it, and what is queued"
 );

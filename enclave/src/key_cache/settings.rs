@@ -2,7 +2,7 @@
 //! so that what is asked for, what holds and what is reported are one thing.
 
 use rustix::system::sysinfo;
-use sigil_enclave_image::Pins;
+use sigil_enclave_image::pins::Ceilings;
 use sigil_enclave_protocol::bounds::BLOB_BYTES_MAX;
 pub use sigil_enclave_protocol::v1::CacheSettings as Settings;
 
@@ -40,10 +40,9 @@ pub fn baseline(ceilings: &Settings) -> Settings {
 }
 
 /// The highest settings that an image with these pins takes on this machine.
-pub fn ceilings(pins: &Pins) -> Settings {
+pub fn ceilings(pinned: &Ceilings) -> Settings {
     let memory = sysinfo();
     let memory_bytes = memory.totalram.saturating_mul(memory.mem_unit.into());
-    let pinned = &pins.ceilings;
     Settings {
         key_soft_ttl_ms: u64::from(pinned.key_soft_s) * 1_000,
         key_hard_ttl_ms: u64::from(pinned.key_hard_s) * 1_000,

@@ -100,6 +100,8 @@ struct Caller {
     received: BytesMut,
     /// Its connection neither reads nor writes.
     stuck: Arc<AtomicBool>,
+    /// Ends with the connection.
+    served: tokio::task::JoinHandle<hyper::Result<()>>,
 }
 
 impl Caller {
@@ -112,7 +114,8 @@ impl Caller {
         let ((up_read, up_write), (down_read, down_write)) =
             (simplex(up_bytes), simplex(down_bytes));
         let draining = enclave.draining.subscribe();
-        tokio::spawn(serve_connection(join(up_read, down_write), service.clone(), draining));
+        let stream = join(up_read, down_write);
+        let served = tokio::spawn(serve_connection(stream, service.clone(), draining));
         let (mut calls, connection) =
             hyper::client::conn::http2::Builder::new(TokioExecutor::new())
                 .initial_stream_window_size(1 << 30)
@@ -135,7 +138,7 @@ impl Caller {
             .body(Requests(sent))
             .unwrap();
         let answers = calls.send_request(request).await.unwrap().into_body();
-        Self { requests, answers, received: BytesMut::new(), stuck }
+        Self { requests, answers, received: BytesMut::new(), stuck, served }
     }
 
     /// Full batches of one item.
@@ -146,8 +149,12 @@ impl Caller {
         }
     }
 
-    /// The code of the next answer, which is that of all its items.
     async fn answer(&mut self) -> ErrorCode {
+        self.next().await.expect("the stream goes on")
+    }
+
+    /// The code of the next answer, which is that of all its items. None if the stream is cut off.
+    async fn next(&mut self) -> Option<ErrorCode> {
         loop {
             let length = self.received.get(1..5).map(|mut length| length.get_u32() as usize);
             if let Some(length) = length.filter(|length| self.received.len() >= 5 + length) {
@@ -155,10 +162,10 @@ impl Caller {
                 let batch = SignBatchResult::decode(self.received.split_to(length)).unwrap();
                 let code = batch.results[0].error();
                 assert!(batch.results.iter().all(|result| result.error() == code));
-                return code;
+                return Some(code);
             }
-            let frame = self.answers.frame().await.expect("the stream goes on").unwrap();
-            self.received.put(frame.into_data().unwrap());
+            let frame = self.answers.frame().await?.ok()?;
+            self.received.put(frame.into_data().ok()?);
         }
     }
 }
@@ -183,6 +190,8 @@ fn item(blob_bytes: usize) -> SignItem {
     }
 }
 
+/// More than a connection holds, even of the shortest: 570 KiB.
+const BATCHES: usize = 8_192;
 const ROOMY: (usize, usize) = (1 << 20, 1 << 20);
 
 /// One keeps as much under way as the queue takes and more, the other so much that something of it
@@ -253,6 +262,30 @@ fn a_stream_that_goes_away_leaves_its_room_to_others() {
     });
 }
 
+/// What was received before the drain is worked off, what comes later is refused, and the stream
+/// ends without an error.
+#[test]
+fn batches_under_way_are_answered_before_a_drained_stream_ends() {
+    const UNDER_WAY: usize = 20;
+    run(async {
+        let (service, stats, enclave) = worker();
+        let mut caller = Caller::open(&service, &enclave, ROOMY).await;
+        caller.send(UNDER_WAY, &item(0));
+        until(|| stats.queued.get() >= 10 * BATCH_ITEMS_MAX as u64).await;
+        let waiting = stats.queued.get() / BATCH_ITEMS_MAX as u64;
+
+        enclave.draining.send_replace(true);
+        caller.send(1, &item(0));
+        let mut answers = [0_u64; 2];
+        while let Some(code) = caller.next().await {
+            assert!(matches!(code, ErrorCode::BlobRequired | ErrorCode::Draining), "{code:?}");
+            answers[usize::from(code == ErrorCode::Draining)] += 1;
+        }
+        assert!(answers[0] >= waiting && answers[1] >= 1, "{answers:?}, {waiting} waited");
+        caller.served.await.unwrap().unwrap();
+    });
+}
+
 /// Its windows are wide open, but it takes in nothing: what it is answered waits here, within the
 /// bound, and then it is not served.
 #[test]
@@ -261,7 +294,7 @@ fn a_peer_that_never_reads_is_answered_into_a_bounded_buffer() {
         let (service, stats, enclave) = worker();
         // More than the worker's windows take in at once: 71 bytes each, 256 KiB.
         let caller = Caller::open(&service, &enclave, ROOMY).await;
-        caller.send(8_192, &SignItem::default());
+        caller.send(BATCHES, &SignItem::default());
         until(|| answered(&stats) > 0).await;
         caller.stuck.store(true, Ordering::Relaxed);
         let mut before = 0;
@@ -273,6 +306,25 @@ fn a_peer_that_never_reads_is_answered_into_a_bounded_buffer() {
         // An answer takes 133 bytes: 32 KiB are 247 of them, and as many are on their way.
         assert!((16..1_000).contains(&before), "{before} batches answered");
     });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_peer_that_goes_on_sending_is_cut_off() {
+    let (service, _, enclave) = worker();
+    let mut caller = Caller::open(&service, &enclave, ROOMY).await;
+    caller.send(BATCHES, &item(0));
+    caller.answer().await;
+    enclave.draining.send_replace(true);
+    while caller.answer().await != ErrorCode::Draining {}
+    assert!(!caller.served.is_finished());
+    tokio::time::advance(DRAIN_TIME_MAX).await;
+    (&mut caller.served).await.unwrap().unwrap();
+    let mut answered = 0;
+    // Its end of the pipe is not told; it takes what is there.
+    while let Ok(Some(_)) = tokio::time::timeout(DRAIN_TIME_MAX, caller.next()).await {
+        answered += 1;
+    }
+    assert!(answered < BATCHES / 2, "{answered} were answered before that");
 }
 
 /// Batches answered, to within the 16 of which one is timed.

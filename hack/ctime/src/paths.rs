@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use sigil_enclave::dek::{Dek, DekTable, InstallError, Provenance, key_check_value};
 use sigil_enclave::key_cache::KeyCache;
-use sigil_enclave::key_cache::settings::{Settings, baseline};
+use sigil_enclave::key_cache::settings::{baseline, ceilings};
 use sigil_enclave::key_cache::slot::Event;
 use sigil_enclave::keys::{BlobOpener, KeyError, KeyName, PlainKey, draw_key, seal};
 use sigil_enclave::names::Keyspace;
@@ -17,9 +17,8 @@ use sigil_enclave::rng::Rng;
 use sigil_enclave::seal::{Header, SealError, parse};
 use sigil_enclave::secret::Secret32;
 use sigil_enclave::signer::{Item, RANDOMIZE_AFTER_SIGNATURES, Signer};
-use sigil_enclave::slab::WARM_KEYS_MAX;
 use sigil_enclave::statements::Statements;
-use sigil_enclave_image::pins::VerifyMode;
+use sigil_enclave_image::pins::{Ceilings, VerifyMode};
 use sigil_enclave_insecure::open_envelope::open;
 use sigil_enclave_protocol::handshake::{BootId, ClaimToken, Hello, Proof, Purpose};
 
@@ -156,7 +155,7 @@ impl Parts {
     }
 
     fn open(&self, blob: &[u8]) -> Result<Arc<PlainKey>> {
-        let ceilings = ceilings();
+        let ceilings = ceilings(&Ceilings::default());
         let cache = KeyCache::new(baseline(&ceilings), ceilings);
         let by = |began_ms| BlobOpener {
             app: APP,
@@ -238,18 +237,4 @@ fn expect_secret(what: &str, bytes: &[u8]) -> Result<()> {
     let secret = secret_bytes(bytes);
     ensure!(secret == bytes.len(), "{what}: {secret} of {} bytes are secret", bytes.len());
     Ok(())
-}
-
-/// What pins allow by default.
-fn ceilings() -> Settings {
-    Settings {
-        key_soft_ttl_ms: 900_000,
-        key_hard_ttl_ms: 960_000,
-        key_uses: 1_000_000,
-        dek_hard_ttl_ms: 3_600_000,
-        keys: 1 << 20,
-        bytes: 1 << 30,
-        warm_keys: WARM_KEYS_MAX as u64,
-        ..Settings::default()
-    }
 }

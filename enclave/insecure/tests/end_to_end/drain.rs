@@ -52,33 +52,3 @@ async fn a_drained_enclave_ends_its_streams_and_connections_and_refuses_new_work
     assert_eq!(again.error(), ErrorCode::Ok, "a second call changes nothing");
     client.health(HealthRequest {}).await.unwrap();
 }
-
-/// What was handed over before the drain is answered: signed or, if it came after, refused. Nothing
-/// is dropped without a word while the stream is read to its end.
-#[tokio::test]
-async fn batches_under_way_are_answered_before_the_stream_ends() {
-    let bench = Bench::start();
-    let mut sidecar = Sidecar::claim(&bench).await;
-    sidecar.seal_with_new_dek("default").await;
-    let blob = sidecar.create("default", 1).await.blob;
-    let first = sidecar.sign(item("default", 1, &[7; 32], &blob)).await;
-    assert_eq!(first.error(), ErrorCode::Ok);
-    let batch = SignBatch { items: vec![item("default", 1, &[7; 32], b""); 32] };
-    let (batches, stream) = mpsc::channel(64);
-    for _ in 0..20 {
-        batches.send(batch.clone()).await.unwrap();
-    }
-    let mut results = sidecar.client.sign(ReceiverStream::new(stream)).await.unwrap().into_inner();
-    let first = results.message().await.unwrap().unwrap();
-    assert!(first.results.iter().all(|result| result.error() == ErrorCode::Ok));
-    let mut other = Sidecar::client(&bench, &sidecar.token).await.unwrap();
-    other.drain(DrainRequest {}).await.unwrap();
-    let mut answered = 1;
-    while let Some(batch) = timeout(PATIENCE, results.message()).await.unwrap().unwrap() {
-        for result in batch.results {
-            assert!(matches!(result.error(), ErrorCode::Ok | ErrorCode::Draining), "{result:?}");
-        }
-        answered += 1;
-    }
-    assert_eq!(answered, 20);
-}

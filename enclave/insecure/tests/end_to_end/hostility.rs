@@ -53,15 +53,6 @@ impl SignStream {
     }
 }
 
-async fn ready(bench: &Bench) -> Sidecar<'_> {
-    let mut sidecar = Sidecar::claim(bench).await;
-    sidecar.seal_with_new_dek("default").await;
-    let blob = sidecar.create("default", 1).await.blob;
-    let signed = sidecar.sign(item("default", 1, &[7; 32], &blob)).await;
-    assert_eq!(signed.error(), ErrorCode::Ok);
-    sidecar
-}
-
 fn digests(count: usize) -> Vec<SignItem> {
     vec![item("default", 1, &[7; 32], b""); count]
 }
@@ -82,7 +73,7 @@ const UNDER_WAY: usize = QUEUED_ITEMS_MAX / 2 / BATCH_ITEMS_MAX;
 async fn a_stream_that_sends_more_than_its_share_is_not_served_more() {
     const BATCHES: usize = 320;
     let bench = one_worker();
-    let mut sidecar = ready(&bench).await;
+    let mut sidecar = Sidecar::with_key(&bench).await;
     let mut greedy = SignStream::open(&sidecar).await;
     let greedy = tokio::spawn(async move {
         let mut answered = [0_usize; 2];
@@ -119,7 +110,7 @@ async fn a_stream_that_sends_more_than_its_share_is_not_served_more() {
 #[tokio::test]
 async fn a_full_queue_fails_fast() {
     let bench = one_worker();
-    let mut sidecar = ready(&bench).await;
+    let mut sidecar = Sidecar::with_key(&bench).await;
     let (batches, stream) = mpsc::channel(BACKLOG);
     let sent = 4 * QUEUED_ITEMS_MAX / BATCH_ITEMS_MAX;
     for _ in 0..sent {
@@ -147,7 +138,7 @@ async fn a_full_queue_fails_fast() {
 #[tokio::test]
 async fn a_peer_that_never_reads_stops_nobody_else() {
     let bench = one_worker();
-    let mut sidecar = ready(&bench).await;
+    let mut sidecar = Sidecar::with_key(&bench).await;
     let SignStream { batches, results } = SignStream::open(&sidecar).await;
     // Until its own windows and the channel are full: nothing more goes out then.
     let mut sent = 0_u32;
@@ -172,7 +163,7 @@ async fn a_peer_that_never_reads_stops_nobody_else() {
 #[tokio::test]
 async fn each_message_out_of_bounds_ends_its_stream_and_nothing_else() {
     let bench = one_worker();
-    let mut sidecar = ready(&bench).await;
+    let mut sidecar = Sidecar::with_key(&bench).await;
     let mut long = item("default", 1, &[7; 32], b"");
     long.authorization = Bytes::from(vec![0; MESSAGE_BYTES_MAX]);
     for (what, items, code) in [
@@ -193,7 +184,7 @@ async fn each_message_out_of_bounds_ends_its_stream_and_nothing_else() {
 #[tokio::test]
 async fn each_field_out_of_bounds_is_an_answer_of_its_own() {
     let bench = one_worker();
-    let mut sidecar = ready(&bench).await;
+    let mut sidecar = Sidecar::with_key(&bench).await;
     let good = || item("default", 1, &[7; 32], b"");
     let bad = [
         SignItem { keyspace: String::new(), ..good() },
@@ -221,7 +212,7 @@ async fn each_field_out_of_bounds_is_an_answer_of_its_own() {
 #[tokio::test]
 async fn a_flood_of_empty_batches_takes_no_more_than_its_share() {
     let bench = one_worker();
-    let sidecar = ready(&bench).await;
+    let sidecar = Sidecar::with_key(&bench).await;
     let SignStream { batches, mut results } = SignStream::open(&sidecar).await;
     let flood = tokio::spawn(async move {
         while batches.send(SignBatch { items: Vec::new() }).await.is_ok() {}

@@ -63,6 +63,16 @@ impl<'a> Sidecar<'a> {
         Self { bench, token, client }
     }
 
+    /// Claims the enclave, whose key 1 is cached then and has signed.
+    pub(crate) async fn with_key(bench: &'a Bench) -> Self {
+        let mut sidecar = Self::claim(bench).await;
+        sidecar.seal_with_new_dek("default").await;
+        let blob = sidecar.create("default", 1).await.blob;
+        let signed = sidecar.sign(item("default", 1, &[7; 32], &blob)).await;
+        assert_eq!(signed.error(), ErrorCode::Ok);
+        sidecar
+    }
+
     /// A connection for calls.
     pub(crate) async fn client(
         bench: &Bench,

@@ -153,6 +153,17 @@ pub(crate) fn development_image(kms: &Kms, ceilings: Ceilings) -> Pinned {
     pin(&base, &pins(kms, ceilings)).unwrap()
 }
 
+/// The production image, pinned for a machine of QEMU's.
+pub(crate) fn production_image(kms: &Kms) -> Pinned {
+    let base = std::fs::read(part("SIGIL_TEST_EIF_PRODUCTION")).unwrap();
+    let pins = Pins {
+        insecure: false,
+        attestation_root: TrustRoot::aws().der().to_vec(),
+        ..pins(kms, Ceilings::default())
+    };
+    pin(&base, &pins).unwrap()
+}
+
 /// The root of what this development enclave signs.
 pub(crate) fn attestation_root() -> TrustRoot {
     TrustRoot::from_der(test_root_der().to_vec()).unwrap()

@@ -2,13 +2,9 @@
 
 use std::sync::Arc;
 
-use sigil_enclave_image::Pins;
-use sigil_enclave_image::pins::Ceilings;
-use sigil_image_authoring::image::{Pinned, pin};
-use sigil_verifier::TrustRoot;
 use tokio::time::Instant;
 
-use crate::bench::{Bench, part, pins};
+use crate::bench::{Bench, production_image};
 use crate::kms::Kms;
 use crate::life::{activate, assert_signed};
 use crate::sidecar::{Sidecar, item};
@@ -19,17 +15,6 @@ const BOOTS_VARIABLE: &str = "SIGIL_TEST_BOOTS";
 fn boots() -> u32 {
     let Ok(boots) = std::env::var(BOOTS_VARIABLE) else { return 1 };
     boots.parse().unwrap_or_else(|error| panic!("{BOOTS_VARIABLE}: {boots}: {error}"))
-}
-
-/// The production image, pinned for a machine of QEMU's.
-pub(crate) fn production_image(kms: &Kms) -> Pinned {
-    let base = std::fs::read(part("SIGIL_TEST_EIF_PRODUCTION")).unwrap();
-    let pins = Pins {
-        insecure: false,
-        attestation_root: TrustRoot::aws().der().to_vec(),
-        ..pins(kms, Ceilings::default())
-    };
-    pin(&base, &pins).unwrap()
 }
 
 /// What the enclave says when it listens: milliseconds of its own clock since the kernel's start.

@@ -16,6 +16,7 @@ mod refusals;
 #[allow(dead_code, reason = "the tests of the process use more of it")]
 mod kms;
 #[path = "../end_to_end/sidecar.rs"]
+#[allow(dead_code, reason = "the tests of the process use more of it")]
 mod sidecar;
 
 // And so is what a peer can send.

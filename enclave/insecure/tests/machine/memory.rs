@@ -256,6 +256,15 @@ async fn open_ten_thousand_times(sidecar: &mut Sidecar<'_>, scan: &Scan) {
     configure(sidecar, |settings| *settings = before).await;
 }
 
+/// Makes and caches key 1; the scan looks for its scalar and for the DEK.
+async fn scan_for_key(sidecar: &mut Sidecar<'_>, row: &DekRow) -> Scan {
+    let created = sidecar.create("default", 1).await;
+    let mut scan = Scan::new(sidecar.bench, row);
+    scan.scalar = Some(Needles::of(&plain_scalar(sidecar.bench, row, &created)));
+    activate(sidecar, 1, &created).await;
+    scan
+}
+
 /// Signs, so that the plain key is there.
 async fn warm(sidecar: &mut Sidecar<'_>) {
     let signed = sidecar.sign(item("default", 1, &[7; 32], b"")).await;
@@ -267,10 +276,7 @@ async fn ten_thousand_openings_leave_nothing() {
     let bench = Bench::boot().await;
     let mut sidecar = Sidecar::claim(&bench).await;
     let row = sidecar.seal_with_new_dek("default").await;
-    let created = sidecar.create("default", 1).await;
-    let mut scan = Scan::new(&bench, &row);
-    scan.scalar = Some(Needles::of(&plain_scalar(&bench, &row, &created)));
-    activate(&mut sidecar, 1, &created).await;
+    let scan = scan_for_key(&mut sidecar, &row).await;
     open_ten_thousand_times(&mut sidecar, &scan).await;
     forget(&mut sidecar, 1).await;
     scan.expect("forgotten, after 10,016 openings", 0, 1);
@@ -285,10 +291,7 @@ async fn an_evicted_key_is_nowhere() {
     let row = sidecar.seal_with_new_dek("default").await;
     let parts = u64::try_from(SHARDS).unwrap();
     configure(&mut sidecar, |settings| (settings.keys, settings.warm_keys) = (parts, parts)).await;
-    let created = sidecar.create("default", 1).await;
-    activate(&mut sidecar, 1, &created).await;
-    let mut scan = Scan::new(&bench, &row);
-    scan.scalar = Some(Needles::of(&plain_scalar(&bench, &row, &created)));
+    let scan = scan_for_key(&mut sidecar, &row).await;
     open_ten_thousand_times(&mut sidecar, &scan).await;
     warm(&mut sidecar).await;
     scan.expect("WARM, in the smallest cache, after 10,016 openings", 1, 1);
@@ -323,10 +326,7 @@ async fn what_expires_is_nowhere() {
     let bench = Bench::boot().await;
     let mut sidecar = Sidecar::claim(&bench).await;
     let row = sidecar.seal_with_new_dek("default").await;
-    let created = sidecar.create("default", 1).await;
-    let mut scan = Scan::new(&bench, &row);
-    scan.scalar = Some(Needles::of(&plain_scalar(&bench, &row, &created)));
-    activate(&mut sidecar, 1, &created).await;
+    let scan = scan_for_key(&mut sidecar, &row).await;
     open_ten_thousand_times(&mut sidecar, &scan).await;
     // From here on, so that the openings may take their time.
     configure(&mut sidecar, |settings| {

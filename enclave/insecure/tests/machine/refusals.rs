@@ -8,8 +8,7 @@ use sigil_enclave_protocol::v1::{AttestRequest, ErrorCode};
 use sigil_launcher::supervisor::{Boot, Launch};
 use sigil_verifier::{DocumentError, TrustRoot, VerifyError, VerifyTime, verify};
 
-use crate::bench::{Bench, PATIENCE, Setup, development_image, part, settings};
-use crate::boots::production_image;
+use crate::bench::{Bench, PATIENCE, Setup, development_image, part, production_image, settings};
 use crate::kms::Kms;
 use crate::life::health;
 use crate::sidecar::{Sidecar, generate};

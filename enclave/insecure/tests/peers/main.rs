@@ -53,11 +53,7 @@ fn resident_bytes() -> usize {
 
 /// With one worker, so that everybody meets on it; the key is cached and has signed.
 async fn ready(bench: &Bench) -> Sidecar<'_> {
-    let mut sidecar = Sidecar::claim(bench).await;
-    sidecar.seal_with_new_dek("default").await;
-    let blob = sidecar.create("default", 1).await.blob;
-    let signed = sidecar.sign(item("default", 1, &[7; 32], &blob)).await;
-    assert_eq!(signed.error(), ErrorCode::Ok);
+    let mut sidecar = Sidecar::with_key(bench).await;
     honest(&mut sidecar).await;
     sidecar
 }

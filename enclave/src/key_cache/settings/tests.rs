@@ -1,5 +1,3 @@
-use sigil_enclave_image::pins::Ceilings;
-
 use super::*;
 
 fn ceilings() -> Settings {
@@ -40,23 +38,9 @@ fn low_pins_give_a_baseline_that_is_in_range_too() {
 
 #[test]
 fn pins_and_the_machine_set_the_ceilings() {
-    let pins = Pins {
-        app: "a".into(),
-        rules: Vec::new(),
-        tls_roots: Vec::new(),
-        attestation_root: Vec::new(),
-        verify_mode: sigil_enclave_image::pins::VerifyMode::BatchSample,
-        ceilings: Ceilings {
-            key_soft_s: 1,
-            key_hard_s: 2,
-            key_uses: 3,
-            dek_soft_s: 4,
-            dek_hard_s: 5,
-        },
-        parent_cid: 3,
-        insecure: true,
-    };
-    let most = super::ceilings(&pins);
+    let pinned =
+        Ceilings { key_soft_s: 1, key_hard_s: 2, key_uses: 3, dek_soft_s: 4, dek_hard_s: 5 };
+    let most = super::ceilings(&pinned);
     assert_eq!((most.key_soft_ttl_ms, most.key_hard_ttl_ms), (1_000, 2_000));
     assert_eq!((most.key_uses, most.dek_hard_ttl_ms), (3, 5_000));
     assert!(most.bytes > 0 && most.bytes <= BYTES_MAX);
