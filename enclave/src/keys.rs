@@ -38,8 +38,8 @@ pub struct KeyName {
 }
 
 impl Hash for KeyName {
-    /// The id alone: every signature hashes names, twice. One id in several keyspaces meets itself,
-    /// as often as there are keyspaces with a DEK.
+    /// The id alone: every signature hashes names, twice. One id in several keyspaces meets itself;
+    /// for how often see decision 18.
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(&self.key_id);
     }
