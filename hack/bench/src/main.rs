@@ -25,6 +25,9 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(version, about = "Measures the enclave's signing path and key cache.")]
 struct Arguments {
+    /// Fails if a target is not met. Means something on an idle machine only.
+    #[arg(long)]
+    strict: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -52,7 +55,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let done = match Arguments::parse().command {
+    let Arguments { strict, command } = Arguments::parse();
+    let done = match command {
         Command::Reference(arguments) => reference::run(&arguments),
         Command::Checks(arguments) => checks::run(&arguments),
         Command::Sign(arguments) => sign::run(&arguments),
@@ -63,6 +67,10 @@ fn main() -> ExitCode {
         Command::HideAuxv(arguments) => callgrind::hide_auxv::run(&arguments),
     };
     match done {
+        Ok(()) if strict && stats::missed() => {
+            eprintln!("bench: a target is not met");
+            ExitCode::FAILURE
+        }
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");

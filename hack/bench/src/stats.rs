@@ -1,4 +1,9 @@
-//! Order statistics.
+//! Order statistics, and whether targets are met.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether any [`verdict`] of this run was that a target is not met.
+static MISSED: AtomicBool = AtomicBool::new(false);
 
 /// The value below which this share of the samples lies; NaN for none.
 pub(crate) fn quantile(samples: &[f64], share: f64) -> f64 {
@@ -14,9 +19,21 @@ pub(crate) fn median(samples: &[f64]) -> f64 {
     quantile(samples, 0.5)
 }
 
-/// `met` or `NOT MET`.
+/// `met` or `NOT MET`; remembers the latter for [`missed`].
 pub(crate) fn verdict(value: f64, target: f64) -> &'static str {
-    if value <= target { "met" } else { "NOT MET" }
+    let said = aim(value, target);
+    MISSED.fetch_or(said != "met", Ordering::Relaxed);
+    said
+}
+
+/// The same for what is aimed at and does not fail a run.
+pub(crate) fn aim(value: f64, aim: f64) -> &'static str {
+    if value <= aim { "met" } else { "NOT MET" }
+}
+
+/// Whether a target was not met.
+pub(crate) fn missed() -> bool {
+    MISSED.load(Ordering::Relaxed)
 }
 
 #[cfg(test)]
@@ -32,8 +49,8 @@ mod tests {
     }
 
     #[test]
-    fn a_target_is_met_at_most() {
-        assert_eq!((verdict(1.0, 1.0), verdict(1.01, 1.0)), ("met", "NOT MET"));
-        assert_eq!(verdict(f64::NAN, 1.0), "NOT MET");
+    fn a_target_is_met_at_most_and_one_that_is_missed_is_remembered() {
+        assert_eq!((aim(1.01, 1.0), verdict(1.0, 1.0), missed()), ("NOT MET", "met", false));
+        assert_eq!((verdict(f64::NAN, 1.0), missed()), ("NOT MET", true));
     }
 }

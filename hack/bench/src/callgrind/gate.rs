@@ -18,6 +18,14 @@ pub(super) struct Committed {
     tolerance_percent: f64,
 }
 
+/// Fails above the target, whatever is committed: small steps within the tolerance must not pass it.
+pub(super) fn within(now: f64, max: f64) -> Result<()> {
+    if now <= max {
+        return Ok(());
+    }
+    bail!("a signature takes {now:.1} instructions besides signing, at most {max:.0} are allowed")
+}
+
 impl Committed {
     pub(super) fn new(besides_signing: f64) -> Self {
         Self { besides_signing: besides_signing.round(), tolerance_percent: TOLERANCE_PERCENT }
@@ -63,6 +71,14 @@ mod tests {
         for (bad, word) in [(1_031.0, "dearer"), (969.0, "well done"), (f64::NAN, "commit")] {
             let error = committed.judge(bad).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn nothing_above_the_target_passes() {
+        within(3_000.0, 3_000.0).unwrap();
+        for bad in [3_000.5, f64::NAN] {
+            assert!(within(bad, 3_000.0).unwrap_err().to_string().contains("at most 3000"));
         }
     }
 
