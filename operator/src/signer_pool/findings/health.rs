@@ -116,8 +116,9 @@ pub(super) fn rng_healthy(view: &View<'_>) -> Finding {
         };
         (!member.rng_is_expected(launcher)).then(|| {
             let message = format!(
-                "the enclave of member {slot} draws from {source} instead of {NSM_SOURCE}: take \
-                 the node out and follow the RNG runbook"
+                "the enclave of member {slot} draws from {source} instead of {NSM_SOURCE} and \
+                 uses no keys: keep its logs, cordon its node, delete the member's \
+                 EnclaveAllocation so that it moves (docs/runbooks/rng.md)"
             );
             Finding::no(type_, Reason::UnexpectedSource, message)
         })
