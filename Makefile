@@ -62,7 +62,7 @@ bench-gate-write: ## commit to the instructions of a signature as they are now
 	@hack/packages bench
 	@cargo run --quiet --locked --release --package bench -- callgrind --write docs/bench/instructions.json
 
-ctime: ## no branch and no address of the enclave depends on a secret, but those listed (valgrind; builds 4 minutes once)
+ctime: ## no branch of the enclave but those listed, and no address, depends on a secret (valgrind; builds 4 minutes once)
 	@hack/packages bench
 	@hack/ctime/run
 

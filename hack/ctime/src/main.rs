@@ -1,5 +1,5 @@
-//! `ctime`: shows that no branch and no address of the enclave's code depends on a secret. The
-//! enclave's own code runs under valgrind's memcheck with secrets marked as undefined, as in
+//! `ctime`: shows that no branch of the enclave's code but those listed, and no address, depends on
+//! a secret. The enclave's own code runs under valgrind's memcheck with secrets marked as undefined, as in
 //! libsecp256k1's `ctime_tests`. What it shows and what not: decision 19.
 
 mod boundary;
@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(version, about = "Shows that no branch and no address depends on a secret.")]
+#[command(version, about = "Shows that no branch but those listed, and no address, depends on a secret.")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
