@@ -17,7 +17,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(version, about = "Shows that no branch but those listed, and no address, depends on a secret.")]
+#[command(
+    version,
+    about = "Shows that no branch but those listed, and no address, depends on a secret."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
