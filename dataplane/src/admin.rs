@@ -14,10 +14,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
 
-use crate::ingress::listener::Listener;
+use crate::app::App;
+use crate::ingress::listener::{Listener, Stream};
 use crate::metrics::Metrics;
 use crate::status::StatusWriter;
 use crate::unlock::Unlocker;
+
+mod refresh;
 
 /// A few scrapers, probes and people.
 const CONNECTIONS_MAX: usize = 64;
@@ -32,6 +35,10 @@ pub(crate) struct Admin {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) status: StatusWriter,
     pub(crate) unlocker: Unlocker,
+    /// For what operators ask of the enclave.
+    pub(crate) app: App,
+    /// Time that such a request may take.
+    pub(crate) request_time_max: Duration,
 }
 
 impl Admin {
@@ -51,9 +58,10 @@ impl Admin {
             };
             let this = Arc::clone(&this);
             tokio::spawn(async move {
+                let over_tcp = matches!(stream, Stream::Tcp(_));
                 let service = service_fn(move |request| {
-                    let response = this.answer(&request);
-                    async move { Ok::<_, Infallible>(response) }
+                    let this = Arc::clone(&this);
+                    async move { Ok::<_, Infallible>(this.answer(request, over_tcp).await) }
                 });
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -67,7 +75,7 @@ impl Admin {
         }
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, over_tcp: bool) -> Response<Full<Bytes>> {
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/livez") => page(StatusCode::OK, TEXT, "ok\n".to_owned()),
             (&Method::GET, "/readyz") => self.readyz(),
@@ -84,13 +92,16 @@ impl Admin {
                 Ok(text) => page(StatusCode::OK, JSON, text),
                 Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
             },
-            (_, "/debug/unlock/retry") => {
+            (&Method::POST, "/debug/refresh") => {
+                refresh::handle(&self.app, request, over_tcp, self.request_time_max).await
+            }
+            (_, "/debug/unlock/retry" | "/debug/refresh") => {
                 page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "POST\n".into())
             }
             _ => page(
                 StatusCode::NOT_FOUND,
                 TEXT,
-                "livez readyz metrics debug/unlock debug/status\n".to_owned(),
+                "livez readyz metrics debug/unlock debug/status debug/refresh\n".to_owned(),
             ),
         }
     }

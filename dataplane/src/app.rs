@@ -16,6 +16,7 @@ mod create;
 mod directory;
 mod keys;
 mod model;
+mod refresh;
 mod sign;
 
 use directory::Directory;
@@ -23,6 +24,7 @@ pub(crate) use model::{
     Birth, CreateRequest, Created, KeyInfo, KeyPage, SignRequest, Signed, checked_key_id,
     checked_keyspace,
 };
+pub(crate) use refresh::RefreshRequest;
 
 /// Everything that requests of one worker thread need.
 pub(crate) struct App {

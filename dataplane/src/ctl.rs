@@ -9,6 +9,7 @@ mod client;
 mod create;
 mod pin_image;
 mod probe;
+mod refresh;
 mod report;
 mod sign;
 mod verify_attestation;
@@ -23,6 +24,8 @@ pub enum Command {
     PinImage(pin_image::Args),
     /// Ask a running process whether it lives or is ready; for probes of the kubelet.
     Probe(probe::Args),
+    /// Have the enclave open a key again now, and print the answer as JSON.
+    Refresh(refresh::Args),
     /// Sign a 32-byte digest and print the answer as JSON.
     Sign(sign::Args),
     /// Verify an attestation document offline and print what was checked as JSON.
@@ -37,6 +40,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Create(args) => create::run(&args),
         Command::PinImage(args) => pin_image::run(&args),
         Command::Probe(args) => probe::run(&args),
+        Command::Refresh(args) => refresh::run(&args),
         Command::Sign(args) => sign::run(&args),
         Command::VerifyAttestation(args) => verify_attestation::run(&args),
         Command::VerifyKey(args) => verify_key::run(&args),

@@ -24,13 +24,13 @@ use crate::error::Error;
 use crate::metrics::Method;
 use crate::v1::signer_service_server::SignerServiceServer;
 
-mod caller;
+pub(crate) mod caller;
 mod contract;
 mod grpc;
-mod http;
-mod json;
+pub(crate) mod http;
+pub(crate) mod json;
 pub(crate) mod listener;
-mod request_id;
+pub(crate) mod request_id;
 
 use listener::Listener;
 

@@ -55,6 +55,19 @@ struct Shared {
     workers: usize,
 }
 
+impl Shared {
+    fn app(&self, pool: Pool) -> App {
+        App::new(
+            Router::new(pool, Arc::clone(&self.budget)),
+            self.records.clone(),
+            self.unlocker.clone(),
+            Arc::clone(&self.births),
+            Arc::clone(&self.metrics),
+            self.config.keyspaces.0.clone().into(),
+        )
+    }
+}
+
 impl Server {
     /// Opens the store, reads the trust files, binds the listeners, starts everything.
     ///
@@ -124,10 +137,14 @@ impl Server {
 }
 
 async fn run_control(shared: Arc<Shared>, attester: Attester, status: StatusWriter, admin: Bound) {
+    let metrics = Arc::clone(&shared.metrics);
+    let pool = Pool::start(shared.boots.clone(), CONTROL_CONNECTIONS, metrics);
     let page = Admin {
         metrics: Arc::clone(&shared.metrics),
         status: status.clone(),
         unlocker: shared.unlocker.clone(),
+        app: shared.app(pool.clone()),
+        request_time_max: shared.config.limits.request_timeout(),
     };
     match admin.listen() {
         Ok(listener) => drop(tokio::spawn(page.serve(listener))),
@@ -136,8 +153,6 @@ async fn run_control(shared: Arc<Shared>, attester: Attester, status: StatusWrit
     if let Some(member) = shared.config.member.clone() {
         tokio::spawn(run_kubernetes(member, status.subscribe()));
     }
-    let metrics = Arc::clone(&shared.metrics);
-    let pool = Pool::start(shared.boots.clone(), CONTROL_CONNECTIONS, metrics);
     let boots = shared.boots.clone();
     let records = shared.records.clone();
     shared.unlocker.start(&shared.config, pool, records, boots, status).await;
@@ -180,14 +195,7 @@ fn run_worker(runtime: &Runtime, shared: &Shared, socket: Bound, cpu: Option<usi
     runtime.block_on(async {
         let connections = shared.config.enclave.connections.div_ceil(shared.workers);
         let pool = Pool::start(shared.boots.clone(), connections, Arc::clone(&shared.metrics));
-        let app = App::new(
-            Router::new(pool, Arc::clone(&shared.budget)),
-            shared.records.clone(),
-            shared.unlocker.clone(),
-            Arc::clone(&shared.births),
-            Arc::clone(&shared.metrics),
-            shared.config.keyspaces.0.clone().into(),
-        );
+        let app = shared.app(pool);
         let ingress = Arc::new(Ingress::new(Arc::new(app), shared.config.limits.clone()));
         match socket.listen() {
             Ok(listener) => ingress.serve(listener, shared.stop.clone()).await,

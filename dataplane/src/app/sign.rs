@@ -116,7 +116,7 @@ impl App {
 
 /// What the enclave's refusal means to the caller, with a line in the log for those that row S4d
 /// names: a key that was not opened in time, and a sealed key that does not open.
-fn refused(keyspace: &str, key_id: KeyId, code: i32) -> Error {
+pub(super) fn refused(keyspace: &str, key_id: KeyId, code: i32) -> Error {
     match ErrorCode::try_from(code) {
         Ok(ErrorCode::RetryLater) => {
             tracing::warn!(keyspace, %key_id, "refresh wait timeout");

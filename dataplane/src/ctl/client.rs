@@ -27,6 +27,13 @@ pub(super) struct Target {
     wait: u64,
 }
 
+impl Target {
+    /// Another listener than the one for applications.
+    pub(super) fn new(url: &str, wait: u64) -> Self {
+        Self { url: url.to_owned(), wait }
+    }
+}
+
 /// Sends one POST, prints the answer; the exit status says whether it was a success.
 pub(super) fn post(target: &Target, path: &str, body: &Value) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

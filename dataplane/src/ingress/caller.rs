@@ -10,7 +10,7 @@ use http::header::{HOST, ORIGIN};
 use crate::error::{Code, Error};
 
 /// Refuses what only a browser sends. On a unix socket any host will do: no browser reaches it.
-pub(super) fn check<B>(request: &Request<B>, over_tcp: bool) -> Result<(), Error> {
+pub(crate) fn check<B>(request: &Request<B>, over_tcp: bool) -> Result<(), Error> {
     if request.headers().contains_key(ORIGIN) {
         return Err(denied("origin", "requests of web pages (with an Origin header) are refused"));
     }

@@ -227,7 +227,8 @@ fn to_bytes(value: &serde_json::Value) -> Bytes {
     value.to_string().into()
 }
 
-fn answer(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+/// An answer that nobody may keep.
+pub(crate) fn answer(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -236,7 +237,8 @@ fn answer(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<
     response
 }
 
-fn refuse(error: &Error, request_id: &str) -> Response<Full<Bytes>> {
+/// Problem details, with their hints as headers too.
+pub(crate) fn refuse(error: &Error, request_id: &str) -> Response<Full<Bytes>> {
     let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let body = to_bytes(&contract::problem(error, request_id));
     let mut response = answer(status, "application/problem+json", body);

@@ -14,7 +14,7 @@ const FIELDS_MAX: usize = 16;
 
 /// An object's fields in the order in which they came.
 #[derive(Debug)]
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     fields: Vec<(Cow<'a, str>, Scalar<'a>)>,
 }
 
@@ -30,7 +30,7 @@ enum Scalar<'a> {
 
 impl<'a> Fields<'a> {
     /// Reads `body`; every field must be one of `known`.
-    pub(super) fn read(body: &'a [u8], known: &'static [&'static str]) -> Result<Self, Error> {
+    pub(crate) fn read(body: &'a [u8], known: &'static [&'static str]) -> Result<Self, Error> {
         let mut deserializer = serde_json::Deserializer::from_slice(body);
         let fields = deserializer
             .deserialize_any(ObjectVisitor)
@@ -68,7 +68,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A text that must be there.
-    pub(super) fn required(&mut self, name: &'static str) -> Result<Cow<'a, str>, Error> {
+    pub(crate) fn required(&mut self, name: &'static str) -> Result<Cow<'a, str>, Error> {
         self.text(name)?.ok_or_else(|| Error::invalid(name, format!("the field {name} is missing")))
     }
 

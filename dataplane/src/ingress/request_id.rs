@@ -4,7 +4,7 @@
 const CHARACTERS_MAX: usize = 64;
 
 /// The caller's id if it is short and plain, else a new one of 16 hex digits.
-pub(super) fn accept_or_make(given: Option<&[u8]>) -> String {
+pub(crate) fn accept_or_make(given: Option<&[u8]>) -> String {
     let plain = |text: &&[u8]| {
         (1..=CHARACTERS_MAX).contains(&text.len())
             && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))

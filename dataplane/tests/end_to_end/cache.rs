@@ -1,0 +1,106 @@
+//! What an operator does with the enclave's key cache from outside.
+
+use std::process::Command;
+
+use devkms::FaultMode;
+use serde_json::{Value, json};
+
+use crate::support::{Bench, eventually};
+
+struct Ctl {
+    success: bool,
+    out: String,
+    err: String,
+}
+
+/// `ctl refresh`, as a person runs it.
+async fn refresh(bench: &Bench, keyspace: &str, key_id: &str) -> Ctl {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sigil-dataplane"));
+    command
+        .args(["ctl", "refresh", keyspace, key_id, "--admin"])
+        .arg(format!("unix:{}", bench.path("admin.sock").display()));
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ctl { success: output.status.success(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// Refreshes; the answer must say how.
+async fn refreshes(bench: &Bench, key_id: &str, was_cached: bool) {
+    let done = refresh(bench, "default", key_id).await;
+    assert!(done.success, "{}", done.err);
+    let answer: Value = serde_json::from_str(&done.out).unwrap();
+    let expected = json!({
+        "keyId": key_id, "keyspace": "default", "refreshed": true, "wasCached": was_cached
+    });
+    assert_eq!(answer, expected);
+}
+
+/// Openings of keys that the enclave counted, each a success.
+async fn openings(bench: &Bench) -> f64 {
+    assert!(bench.metric(r#"rehydrate_fail_total{keyspace="default"}"#).await < 1.0);
+    bench.metric(r#"rehydrate_total{keyspace="default"}"#).await
+}
+
+#[tokio::test]
+async fn an_operator_has_a_key_opened_again_whether_the_enclave_holds_it_or_not() {
+    let bench = Bench::start().await;
+    let created = bench.create(&json!({})).await;
+    let key_id = created["keyId"].as_str().unwrap();
+    bench.assert_signs(&created).await;
+    // Making and activating count as no opening again: what is counted is what was asked for.
+    refreshes(&bench, key_id, true).await;
+    refreshes(&bench, key_id, true).await;
+    eventually("two rehydrations", async || (openings(&bench).await >= 2.0).then_some(())).await;
+    assert!(openings(&bench).await < 3.0, "and no more than those");
+    bench.assert_signs(&created).await;
+
+    // Another boot holds no key: it comes from the store.
+    let boot = bench.status().await["bootId"].clone();
+    bench.launcher.kill_child();
+    eventually("another boot, unlocked", async || {
+        let status = bench.status().await;
+        let unlocked = status["keyspaces"]["default"]["unlocked"] == true;
+        (status["bootId"] != boot && unlocked).then_some(())
+    })
+    .await;
+    refreshes(&bench, key_id, false).await;
+    refreshes(&bench, key_id, true).await;
+    bench.assert_signs(&created).await;
+}
+
+#[tokio::test]
+async fn a_refresh_that_cannot_be_says_what_to_do() {
+    let bench = Bench::start().await;
+    let created = bench.create(&json!({})).await;
+    let key_id = created["keyId"].as_str().unwrap();
+    let unknown = "k1aaaaaaaaaaaaaaaaaaaaaaaaaa";
+    for (keyspace, key_id, status, code, field, what) in [
+        ("default", unknown, 404, "KEY_NOT_FOUND", "keyId", "GET /keys?keyspace=default"),
+        ("payments", key_id, 404, "KEY_NOT_FOUND", "keyspace", "GET /keys/k1"),
+        ("default", "k1", 400, "INVALID_ARGUMENT", "keyId", "26 characters"),
+        ("Default", key_id, 400, "INVALID_ARGUMENT", "keyspace", "a-z"),
+        ("", key_id, 400, "INVALID_ARGUMENT", "keyspace", "`default`"),
+    ] {
+        let refused = refresh(&bench, keyspace, key_id).await;
+        assert!(!refused.success && refused.out.is_empty(), "{}", refused.out);
+        let problem: Value = serde_json::from_str(&refused.err).unwrap();
+        assert_eq!(
+            (&problem["status"], &problem["code"], &problem["field"]),
+            (&json!(status), &json!(code), &json!(field))
+        );
+        assert!(problem["detail"].as_str().unwrap().contains(what), "{problem}");
+    }
+    assert_eq!(bench.admin("GET", "/debug/refresh").await.unwrap().status, 405);
+
+    // A boot whose DEK stays locked: what signing would be answered too.
+    bench.kms.set_fault(FaultMode::Http500).unwrap();
+    bench.launcher.kill_child();
+    let problem = eventually("the locked answer", async || {
+        let refused = refresh(&bench, "default", key_id).await;
+        let problem: Value = serde_json::from_str(&refused.err).ok()?;
+        (problem["code"] == "UNLOCK_REQUIRED").then_some(problem)
+    })
+    .await;
+    assert_eq!(problem["status"], 503);
+    assert!(problem["retryAfterMs"].is_number() && problem["unlockRequestId"].is_string());
+}
