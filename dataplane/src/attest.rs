@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::app::now_ms;
+use crate::config::Cache;
 use crate::metrics::Metrics;
 use crate::pool::Boot;
 use crate::pool::backoff::{Backoff, random};
@@ -23,6 +24,7 @@ use crate::pool::transport::connect_abstract;
 use crate::status::{MeasurementStatus, StatusWriter};
 
 mod birth;
+mod cache;
 mod health;
 mod trust;
 
@@ -50,6 +52,8 @@ const ATTEST_RETRY_MAX: Duration = Duration::from_secs(2);
 pub(crate) struct Attester {
     pub(crate) handoff: String,
     pub(crate) trust: Arc<Trust>,
+    /// Settings of the key cache that each boot gets.
+    pub(crate) cache: Cache,
     pub(crate) boots: watch::Sender<Option<Arc<Boot>>>,
     pub(crate) status: StatusWriter,
     pub(crate) metrics: Arc<Metrics>,
@@ -142,10 +146,16 @@ impl Attester {
                 }
             }
         };
+        // Before anything is routed to it. An enclave that does not answer this time signs all the same
+        // and is asked again with its health.
+        let mut settled = self.settle_cache(handoff).await;
         self.boots.send_replace(Some(Arc::new(boot)));
         let mut health = health::Health::default();
         loop {
             health.observed(&self.observe_health(handoff).await, &self.status);
+            if !settled {
+                settled = self.settle_cache(handoff).await;
+            }
             tokio::time::sleep(HEALTH_PERIOD).await;
         }
     }
@@ -193,6 +203,19 @@ impl Attester {
         Session::open(&handoff.address, handoff.boot_id, &handoff.token)
             .await
             .map_err(|error| AttestError::Session(error.to_string()))
+    }
+
+    /// True once the enclave has taken or refused the settings of its cache.
+    async fn settle_cache(&self, handoff: &Handoff) -> bool {
+        let work = async {
+            let mut session = self.open(handoff).await?;
+            cache::settle(&self.cache, &mut session.client, &self.status).await
+        };
+        let done = timeout(ATTEST_TIME_MAX, work).await.unwrap_or(Err(AttestError::Timeout));
+        if let Err(error) = &done {
+            tracing::warn!(%error, "cache settings not sent; they are sent again");
+        }
+        done.is_ok()
     }
 
     async fn observe_health(&self, handoff: &Handoff) -> Result<(), AttestError> {

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod cache;
 mod load;
 mod validate;
 
 pub(crate) use validate::keyspace_name_is_valid;
 
+pub use cache::Cache;
 pub use load::{ConfigErrors, load};
 
 /// All settings.
@@ -30,6 +32,8 @@ pub struct Config {
     pub keyspaces: Keyspaces,
     /// Where sealed keys are kept.
     pub store: StoreSettings,
+    /// The enclave's key cache; absent: the enclave's own baseline.
+    pub cache: Cache,
     /// The unlock queue and its limits.
     pub unlock: Unlock,
     /// Bounds of one request.

@@ -107,6 +107,7 @@ impl Server {
         let attester = Attester {
             handoff: shared.config.enclave.handoff.clone(),
             trust,
+            cache: shared.config.cache.clone(),
             boots: boots_sender,
             status: status.clone(),
             metrics,

@@ -31,6 +31,8 @@ pub struct MemberStatus {
     pub measurements: Option<MeasurementStatus>,
     /// Random generator that the enclave reports: `nsm-hwrng`, `software` or `other`.
     pub rng_current: Option<String>,
+    /// The enclave's key cache; absent until the enclave was asked.
+    pub cache: Option<CacheStatus>,
     /// By keyspace name.
     pub keyspaces: BTreeMap<String, KeyspaceStatus>,
     /// The store was opened and its last commit was durable.
@@ -47,6 +49,28 @@ pub struct MeasurementStatus {
     pub pcr1: String,
     /// Pins.
     pub pcr2: String,
+}
+
+/// Settings of the enclave's key cache.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CacheStatus {
+    /// What holds, as the enclave reports it, by the names of the configuration.
+    pub in_force: BTreeMap<&'static str, u64>,
+    /// What the enclave refused; none of the configured settings holds then.
+    pub refused: Option<CacheRefusal>,
+}
+
+/// The first setting that the enclave refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CacheRefusal {
+    /// Its path in the configuration.
+    pub field: String,
+    /// What was asked for.
+    pub asked: u64,
+    /// What bounds it, and where that is set.
+    pub bound: &'static str,
 }
 
 /// What a keyspace can do on this member.

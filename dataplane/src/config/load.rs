@@ -48,6 +48,7 @@ pub fn load(
         kms: section(&mut root, "kms", &mut errors),
         keyspaces: section(&mut root, "keyspaces", &mut errors),
         store: section(&mut root, "store", &mut errors),
+        cache: section(&mut root, "cache", &mut errors),
         unlock: section(&mut root, "unlock", &mut errors),
         limits: section(&mut root, "limits", &mut errors),
         member: section(&mut root, "member", &mut errors),

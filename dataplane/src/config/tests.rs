@@ -121,3 +121,41 @@ fn what_would_weaken_trust_or_miss_kms_is_refused() {
     let retired = load(&with_retired(&pcr), none).unwrap().enclave.retired_measurements;
     assert_eq!((retired.len(), &retired[0].pcr1), (1, &pcr));
 }
+
+#[test]
+fn cache_settings_are_optional_and_checked_as_far_as_can_be_known_without_the_enclave() {
+    let cache = |settings: &str| minimal() + &format!("cache: {{{settings}}}\n");
+    assert_eq!(load(&minimal(), none).unwrap().cache, Cache::default());
+    assert_eq!(load(&(minimal() + "cache: null\n"), none).unwrap().cache, Cache::default());
+    let some = load(&cache("signWaitMs: 2, keyUses: 1000, lowWaterUses: 500"), |name| {
+        (name == "SIGIL_CACHE_PREFETCH_IN_FLIGHT").then(|| "0".to_owned())
+    });
+    let expected = Cache {
+        sign_wait_ms: Some(2),
+        key_uses: Some(1_000),
+        low_water_uses: Some(500),
+        prefetch_in_flight: Some(0),
+        ..Cache::default()
+    };
+    assert_eq!(some.unwrap().cache, expected);
+    for (settings, error) in [
+        ("keySoftMs: 1", "cache.keySoftMs: unknown key"),
+        ("signWaitMs: 4", "cache.signWaitMs: 4 is not in 2..=3"),
+        ("signWaitMs: 1", "cache.signWaitMs: 1 is not in 2..=3"),
+        ("hardRefreshMs: 6", "cache.hardRefreshMs: 6 is not in 3..=5"),
+        ("keySoftTtlMs: 0", "cache.keySoftTtlMs: 0 is not in 1..="),
+        ("keySoftTtlMs: 9, keyHardTtlMs: 8", "1..=8; it is at most keyHardTtlMs"),
+        ("keySoftTtlMs: 9, prefetchWindowMs: 5", "0..=4; it is at most half of keySoftTtlMs"),
+        ("keyUses: 9, lowWaterUses: 5", "0..=4; it is at most half of keyUses"),
+        ("prefetchJitterPercent: 51", "cache.prefetchJitterPercent: 51"),
+        ("prefetchScanMs: 999", "cache.prefetchScanMs: 999"),
+        ("prefetchInFlight: 4097", "cache.prefetchInFlight: 4097"),
+        ("keys: 255", "cache.keys: 255"),
+        ("warmKeys: 131073", "cache.warmKeys: 131073"),
+        ("bytes: 655359", "cache.bytes: 655359"),
+        ("keyUses: -1", "cache"),
+    ] {
+        let errors = errors(&cache(settings));
+        assert!(errors.len() == 1 && errors[0].contains(error), "{settings}: {errors:?}");
+    }
+}

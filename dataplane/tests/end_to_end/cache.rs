@@ -5,7 +5,7 @@ use std::process::Command;
 use devkms::FaultMode;
 use serde_json::{Value, json};
 
-use crate::support::{Bench, eventually};
+use crate::support::{Bench, Settings, eventually};
 
 struct Ctl {
     success: bool,
@@ -103,4 +103,91 @@ async fn a_refresh_that_cannot_be_says_what_to_do() {
     .await;
     assert_eq!(problem["status"], 503);
     assert!(problem["retryAfterMs"].is_number() && problem["unlockRequestId"].is_string());
+}
+
+/// What the status says of the cache, once it says something of a boot other than `before`.
+async fn cache_of_boot_after(bench: &Bench, before: &Value) -> (Value, Value) {
+    eventually("the cache's settings", async || {
+        let status = bench.status().await;
+        let known = status["bootId"] != *before && status["cache"].is_object();
+        known.then(|| (status["bootId"].clone(), status["cache"].clone()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn each_boot_gets_the_configured_cache_settings() {
+    let bench = Bench::with(Settings {
+        extra: "unlock: {recoveryMs: 200}\n\
+                cache: {keyHardTtlMs: 60000, keyUses: 1, warmKeys: 512, signWaitMs: 2}",
+        ..Settings::default()
+    })
+    .await;
+    let mut boot = Value::Null;
+    for nth in 1..=2 {
+        let cache;
+        (boot, cache) = cache_of_boot_after(&bench, &boot).await;
+        assert_eq!(cache["refused"], Value::Null);
+        for (name, value) in [
+            ("keyHardTtlMs", 60_000),
+            ("keyUses", 1),
+            ("warmKeys", 512),
+            ("signWaitMs", 2),
+            // What gave way to those, and what is the enclave's own.
+            ("keySoftTtlMs", 60_000),
+            ("prefetchWindowMs", 30_000),
+            ("lowWaterUses", 0),
+            ("prefetchInFlight", 2_048),
+        ] {
+            assert_eq!(cache["inForce"][name], value, "boot {nth}: {name}");
+        }
+        // They are the enclave's, not only the status's: one use an opening, so each further signature
+        // opens the key again.
+        let created = bench.create(&json!({})).await;
+        for _ in 0..4 {
+            bench.assert_signs(&created).await;
+        }
+        eventually("an opening a use", async || (openings(&bench).await >= 3.0).then_some(()))
+            .await;
+        bench.launcher.kill_child();
+    }
+}
+
+#[tokio::test]
+async fn cache_settings_above_the_pins_are_refused_by_name_and_signing_goes_on() {
+    let bench = Bench::with(Settings {
+        extra: "unlock: {recoveryMs: 200}\n\
+                cache: {keySoftTtlMs: 950000, keyUses: 10}",
+        ..Settings::default()
+    })
+    .await;
+    let (_, cache) = cache_of_boot_after(&bench, &Value::Null).await;
+    let refused = &cache["refused"];
+    assert_eq!(
+        (&refused["field"], &refused["asked"]),
+        (&json!("cache.keySoftTtlMs"), &json!(950_000))
+    );
+    assert!(refused["bound"].as_str().unwrap().contains("ceilings.keySoftSeconds"), "{refused}");
+    // All or none.
+    let in_force = &cache["inForce"];
+    assert_eq!(
+        (&in_force["keySoftTtlMs"], &in_force["keyUses"]),
+        (&json!(900_000), &json!(1_000_000))
+    );
+    let log = std::fs::read_to_string(bench.path("dataplane.log")).unwrap();
+    let line = log.lines().find(|line| line.contains("cache settings refused")).unwrap();
+    let line: Value = serde_json::from_str(line).unwrap();
+    assert_eq!((&line["level"], &line["field"]), (&json!("ERROR"), &refused["field"]));
+    assert_eq!((&line["asked"], &line["bound"]), (&refused["asked"], &refused["bound"]));
+    let created = bench.create(&json!({})).await;
+    bench.assert_signs(&created).await;
+}
+
+#[tokio::test]
+async fn without_cache_settings_the_enclaves_baseline_holds() {
+    let bench = Bench::start().await;
+    let (_, cache) = cache_of_boot_after(&bench, &Value::Null).await;
+    assert_eq!(cache["refused"], Value::Null);
+    assert_eq!(cache["inForce"]["keyHardTtlMs"], 960_000);
+    assert_eq!(cache["inForce"].as_object().unwrap().len(), 14);
 }
