@@ -17,6 +17,7 @@ mod directory;
 mod keys;
 mod model;
 mod refresh;
+mod seldom;
 mod sign;
 
 use directory::Directory;
@@ -36,6 +37,8 @@ pub(crate) struct App {
     pub(crate) keyspaces: Arc<[String]>,
     directory: Directory,
     stored: create::Stored,
+    /// For lines on keys whose DEK is locked.
+    invalid: seldom::Seldom,
 }
 
 impl App {
@@ -57,6 +60,7 @@ impl App {
             keyspaces,
             directory: Directory::default(),
             stored: create::Stored::default(),
+            invalid: seldom::Seldom::default(),
         }
     }
 

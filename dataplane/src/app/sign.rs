@@ -92,7 +92,8 @@ impl App {
         }
     }
 
-    /// Queues the unlock and says so (row U1).
+    /// Queues the unlock and says so (row U1). A key whose DEK is not unlocked is INVALID in the
+    /// enclave's cache, which row S4d wants logged; while KMS is away that is every request.
     pub(super) fn unlock_required(
         &self,
         keyspace: &str,
@@ -101,6 +102,13 @@ impl App {
     ) -> Error {
         let unlock_request_id =
             self.unlocker.demand(keyspace, target, key_id).map(|id| id.to_string());
+        if let Some(key_id) = key_id
+            && let Some(left_out) = self.invalid.admit(Instant::now())
+        {
+            let unlock_request_id = unlock_request_id.as_deref();
+            let reason = "dek_locked";
+            tracing::warn!(keyspace, %key_id, reason, unlock_request_id, left_out, "key cache invalid");
+        }
         let detail = if unlock_request_id.is_some() {
             "the keyspace is being unlocked; send the same request again after the hint"
         } else {
@@ -115,13 +123,16 @@ impl App {
 }
 
 /// What the enclave's refusal means to the caller, with a line in the log for those that row S4d
-/// names: a key that was not opened in time, and a sealed key that does not open.
+/// names: a key that was not opened in time, and a sealed key that does not open. The third, a locked
+/// DEK, is in [`App::unlock_required`].
 pub(super) fn refused(keyspace: &str, key_id: KeyId, code: i32) -> Error {
     match ErrorCode::try_from(code) {
         Ok(ErrorCode::RetryLater) => {
             tracing::warn!(keyspace, %key_id, "refresh wait timeout");
         }
-        Ok(ErrorCode::InvalidKey) => tracing::warn!(keyspace, %key_id, "key cache invalid"),
+        Ok(ErrorCode::InvalidKey) => {
+            tracing::warn!(keyspace, %key_id, reason = "blob_refused", "key cache invalid");
+        }
         _ => {}
     }
     Error::from_enclave(code)

@@ -105,6 +105,36 @@ async fn a_refresh_that_cannot_be_says_what_to_do() {
     assert!(problem["retryAfterMs"].is_number() && problem["unlockRequestId"].is_string());
 }
 
+#[tokio::test]
+async fn a_key_whose_dek_is_locked_is_logged_by_name_and_not_with_each_request() {
+    let bench = Bench::start().await;
+    let created = bench.create(&json!({})).await;
+    let key_id = created["keyId"].as_str().unwrap();
+    let invalid = || {
+        let log = std::fs::read_to_string(bench.path("dataplane.log")).unwrap();
+        let lines = log.lines().filter(|line| line.contains("key cache invalid"));
+        lines.map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
+    };
+    assert_eq!(invalid(), [] as [Value; 0], "locked keyspaces without a key are no such line");
+    bench.kms.set_fault(FaultMode::Http500).unwrap();
+    bench.launcher.kill_child();
+    let body = json!({ "keyId": key_id, "digest": "42".repeat(32) });
+    let started = std::time::Instant::now();
+    let mut locked = 0_u64;
+    let last = eventually("a hundred locked answers", async || {
+        let answer = bench.post("/sign", &body).await.unwrap();
+        locked += u64::from(answer.text("code") == "UNLOCK_REQUIRED");
+        let lines = invalid();
+        (locked >= 100 && lines.len() >= 2).then(|| lines[lines.len() - 1].clone())
+    })
+    .await;
+    let lines = invalid().len() as u64;
+    assert!(lines <= started.elapsed().as_secs() + 1, "{lines} lines");
+    assert_eq!((&last["level"], &last["reason"]), (&json!("WARN"), &json!("dek_locked")));
+    assert_eq!((&last["keyspace"], &last["key_id"]), (&json!("default"), &json!(key_id)));
+    assert!(last["unlock_request_id"].is_string() && last["left_out"].as_u64().unwrap() > 0);
+}
+
 /// What the status says of the cache, once it says something of a boot other than `before`.
 async fn cache_of_boot_after(bench: &Bench, before: &Value) -> (Value, Value) {
     eventually("the cache's settings", async || {
