@@ -2,7 +2,6 @@
 //! `/readyz`, `/debug` and the Kubernetes part read it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::watch;
@@ -77,7 +76,8 @@ pub struct CacheRefusal {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyspaceStatus {
-    /// The keyspace's sealing DEK is installed in the running enclave and has not expired.
+    /// The keyspace's sealing DEK is installed in the running enclave, a test key signed under it, and
+    /// it has not expired.
     pub unlocked: bool,
     /// Hard limit of that DEK.
     #[serde(skip)]
@@ -88,6 +88,8 @@ pub struct KeyspaceStatus {
     pub needs_person: bool,
     /// When a test key of this keyspace last signed and the signature verified, Unix ms.
     pub test_signature_ms: Option<u64>,
+    /// Why a test key did not sign although the DEK is installed; it is tried again.
+    pub test_error: Option<String>,
 }
 
 /// Closed list, also the label `reason` of `unlock_fail_total`.
@@ -171,13 +173,15 @@ impl StatusWriter {
         self.update(|status| change(status.keyspaces.entry(name.to_owned()).or_default()));
     }
 
-    /// The keyspace's sealing DEK was installed and expires after `life`, unless it is renewed: a KMS
-    /// that is away for longer must show.
-    pub fn unlocked_for(&self, name: &str, life: Duration) {
-        let until = Instant::now() + life;
-        self.update_keyspace(name, |keyspace| {
+    /// On `boot_id` a test key of the keyspace signed under the sealing DEK, which ends at `until` unless
+    /// it is renewed: a KMS that is away for longer must show.
+    pub(crate) fn tested(&self, boot_id: &str, name: &str, until: Instant) {
+        let now_ms = crate::app::now_ms();
+        self.update_on_boot(boot_id, name, |keyspace| {
             keyspace.unlocked = true;
             keyspace.sealing_until = Some(until);
+            keyspace.test_signature_ms = Some(now_ms);
+            keyspace.test_error = None;
         });
         let (writer, name) = (self.clone(), name.to_owned());
         tokio::spawn(async move {
@@ -187,6 +191,20 @@ impl StatusWriter {
                     keyspace.unlocked = false;
                 }
             });
+        });
+    }
+
+    /// On `boot_id` no test key of the keyspace signed.
+    pub(crate) fn test_failed(&self, boot_id: &str, name: &str, why: String) {
+        self.update_on_boot(boot_id, name, |keyspace| keyspace.test_error = Some(why));
+    }
+
+    /// What was found out about a boot that is gone by now changes nothing.
+    fn update_on_boot(&self, boot_id: &str, name: &str, change: impl FnOnce(&mut KeyspaceStatus)) {
+        self.update(|status| {
+            if status.boot_id.as_deref() == Some(boot_id) {
+                change(status.keyspaces.entry(name.to_owned()).or_default());
+            }
         });
     }
 
@@ -211,6 +229,8 @@ impl StatusWriter {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -224,20 +244,48 @@ mod tests {
         assert!(reader.has_changed().unwrap());
     }
 
+    /// With an enclave of the boot `b1`.
+    fn writer() -> StatusWriter {
+        let writer = StatusWriter::new(&["default".to_owned()]);
+        writer.update(|status| status.boot_id = Some("b1".to_owned()));
+        writer
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_dek_that_expires_locks_its_keyspace_and_one_that_is_renewed_does_not() {
-        let writer = StatusWriter::new(&["default".to_owned()]);
+        let writer = writer();
         let unlocked = || writer.snapshot().keyspaces["default"].unlocked;
         let hour = Duration::from_hours(1);
-        writer.unlocked_for("default", hour);
+        writer.tested("b1", "default", Instant::now() + hour);
         tokio::time::advance(hour / 2).await;
-        writer.unlocked_for("default", hour);
+        writer.tested("b1", "default", Instant::now() + hour);
         tokio::time::advance(hour / 2).await;
         tokio::task::yield_now().await;
         assert!(unlocked(), "renewed after half its life");
         tokio::time::advance(hour / 2).await;
         tokio::task::yield_now().await;
         assert!(!unlocked());
+    }
+
+    #[tokio::test]
+    async fn a_test_on_a_boot_that_is_gone_unlocks_nothing() {
+        let writer = writer();
+        let keyspace = || writer.snapshot().keyspaces["default"].clone();
+        let until = Instant::now() + Duration::from_hours(1);
+        writer.test_failed("b1", "default", "sign: Full".to_owned());
+        assert!(!keyspace().unlocked && keyspace().test_error.is_some());
+        writer.enclave_gone();
+        writer.tested("b1", "default", until);
+        writer.test_failed("b1", "default", "sign: Lost".to_owned());
+        assert_eq!(keyspace(), KeyspaceStatus::default());
+        writer.update(|status| status.boot_id = Some("b2".to_owned()));
+        writer.tested("b1", "default", until);
+        assert_eq!(keyspace(), KeyspaceStatus::default());
+        writer.test_failed("b2", "default", "sign: Full".to_owned());
+        writer.tested("b2", "default", until);
+        let keyspace = keyspace();
+        assert!(keyspace.unlocked && keyspace.test_signature_ms.is_some());
+        assert_eq!(keyspace.test_error, None);
     }
 
     #[test]

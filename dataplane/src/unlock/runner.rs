@@ -6,10 +6,11 @@ use std::time::Duration;
 use sigil_enclave_protocol::handshake::BootId;
 use tokio::time::{Instant, sleep_until};
 
+use super::Shared;
 use super::exchange::ExchangeError;
 use super::queue::{BACKGROUND_JOBS_MAX, Claim, Job, JobKey, Next, Reason, Target};
+use super::self_test::SelfTest;
 use super::worker::{Unlocked, Worker, dek_key};
-use super::{Shared, self_test};
 use crate::metrics::by_keyspace;
 use crate::pool::backoff::{Backoff, random};
 use crate::pool::{Boot, BootWatch};
@@ -97,7 +98,7 @@ impl Runner {
         }
     }
 
-    async fn report(&self, job: &Job, boot: &Boot, result: &Result<Unlocked, ExchangeError>) {
+    async fn report(&self, job: &Job, boot: &Arc<Boot>, result: &Result<Unlocked, ExchangeError>) {
         let keyspace = &*job.key.keyspace;
         let rounds = self.shared.finish(job, result);
         if self.boot(job.boot_id).is_none() {
@@ -106,10 +107,7 @@ impl Runner {
         match result {
             Ok(unlocked) => {
                 self.shared.metrics.unlocked(keyspace, job.queued_at.elapsed());
-                if unlocked.sealing {
-                    let life = Duration::from_millis(unlocked.valid_for_ms);
-                    self.status.unlocked_for(keyspace, life);
-                }
+                let until = Instant::now() + Duration::from_millis(unlocked.valid_for_ms);
                 self.status.update_keyspace(keyspace, |status| {
                     status.kms_error = None;
                     status.needs_person = false;
@@ -124,7 +122,7 @@ impl Runner {
                 );
                 if unlocked.sealing {
                     self.list_others(keyspace, unlocked.dek_id).await;
-                    self.self_test(keyspace, boot).await;
+                    self.start_self_test(keyspace, boot, until);
                 }
             }
             Err(error) => {
@@ -177,16 +175,17 @@ impl Runner {
         }
     }
 
-    async fn self_test(&self, keyspace: &str, boot: &Boot) {
-        match self_test::run(&self.worker.exchanger.pool, keyspace, boot).await {
-            Ok(()) => {
-                let now_ms = crate::app::now_ms();
-                self.status.update_keyspace(keyspace, |status| {
-                    status.test_signature_ms = Some(now_ms);
-                });
-            }
-            Err(error) => tracing::error!(keyspace, error, "test signature failed"),
-        }
+    /// In the background: it may have to be tried again, and other jobs wait for this worker.
+    fn start_self_test(&self, keyspace: &str, boot: &Arc<Boot>, until: Instant) {
+        let test = SelfTest {
+            pool: self.worker.exchanger.pool.clone(),
+            boots: self.boots.clone(),
+            status: self.status.clone(),
+            keyspace: keyspace.to_owned(),
+            boot: Arc::clone(boot),
+            until,
+        };
+        tokio::spawn(test.run());
     }
 }
 

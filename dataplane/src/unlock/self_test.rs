@@ -1,5 +1,9 @@
 //! One unstored key a keyspace, made, opened, used and forgotten after its DEK is installed: that is
-//! what `test signature` in the member's status means.
+//! what `test signature` in the member's status means. Only then does the keyspace show as unlocked
+//! (design section 8, rollout): a DEK that is installed and cannot be used must not let a rollout go on.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use k256::ecdsa::signature::hazmat::PrehashVerifier;
 use k256::ecdsa::{Signature, VerifyingKey};
@@ -7,14 +11,69 @@ use sigil_enclave_protocol::v1::{
     ActivateRequest, CreateRequest, ErrorCode, ForgetRequest, SignItem,
 };
 
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::pool::backoff::{Backoff, random};
 use crate::pool::session::Client;
-use crate::pool::{Boot, Pool};
+use crate::pool::{Boot, BootWatch, Pool};
+use crate::status::StatusWriter;
 
 /// Any 32 bytes do; the key exists for this one signature.
 const DIGEST: [u8; 32] = *b"sigil/test-signature/v1/keyspace";
 
+/// One test takes a few round trips.
+const TEST_TIME_MAX: Duration = Duration::from_secs(5);
+/// A full queue or a connection that comes back is over soon.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+/// Anything else may last.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// The test of one keyspace on one boot.
+pub(super) struct SelfTest {
+    pub(super) pool: Pool,
+    pub(super) boots: BootWatch,
+    pub(super) status: StatusWriter,
+    pub(super) keyspace: String,
+    pub(super) boot: Arc<Boot>,
+    /// When the sealing DEK that it is about ends.
+    pub(super) until: Instant,
+}
+
+// === impl SelfTest ===
+
+impl SelfTest {
+    /// Tests until it works or is about nothing any more: boot or DEK are gone.
+    pub(super) async fn run(self) {
+        let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
+        let mut said = None;
+        while self.is_about_something() {
+            let test = timeout(TEST_TIME_MAX, run(&self.pool, &self.keyspace, &self.boot)).await;
+            let Err(error) = test.unwrap_or_else(|_| Err("no answer in time".to_owned())) else {
+                return self.status.tested(
+                    &self.boot.boot_id.to_string(),
+                    &self.keyspace,
+                    self.until,
+                );
+            };
+            // Each reason once: it may be tried for as long as a DEK lives.
+            if said.as_ref() != Some(&error) {
+                tracing::error!(keyspace = self.keyspace, error, "test signature failed");
+                let why = Some(error.clone());
+                self.status.test_failed(&self.boot.boot_id.to_string(), &self.keyspace, error);
+                said = why;
+            }
+            sleep(backoff.wait(random())).await;
+        }
+    }
+
+    fn is_about_something(&self) -> bool {
+        let boot_id = self.boots.borrow().as_ref().map(|boot| boot.boot_id);
+        boot_id == Some(self.boot.boot_id) && Instant::now() < self.until
+    }
+}
+
 /// Makes a key, signs with it, verifies with an independent implementation, forgets it.
-pub(super) async fn run(pool: &Pool, keyspace: &str, boot: &Boot) -> Result<(), String> {
+async fn run(pool: &Pool, keyspace: &str, boot: &Boot) -> Result<(), String> {
     let (mut client, answers) = pool.client().map_err(|_| "no enclave answers")?;
     if answers.boot_id != boot.boot_id {
         return Err("another boot answers".to_owned());

@@ -3,3 +3,4 @@
 mod bench;
 mod lies;
 mod race;
+mod tested;

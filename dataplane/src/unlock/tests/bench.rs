@@ -54,10 +54,10 @@ pub(super) struct Bench {
 /// An enclave with the worker of its dataplane.
 pub(super) struct Member {
     running: Option<Running>,
-    boot: Arc<Boot>,
-    pool: Pool,
+    pub(super) boot: Arc<Boot>,
+    pub(super) pool: Pool,
     worker: Worker,
-    _boots: watch::Sender<Option<Arc<Boot>>>,
+    pub(super) boots: watch::Sender<Option<Arc<Boot>>>,
 }
 
 // === impl Bench ===
@@ -97,7 +97,7 @@ impl Bench {
         let (sender, boots) = watch::channel(Some(Arc::clone(&boot)));
         let pool = Pool::start(boots, 1, Arc::new(Metrics::new()));
         let worker = self.worker(pool.clone());
-        Member { running, boot, pool, worker, _boots: sender }
+        Member { running, boot, pool, worker, boots: sender }
     }
 
     fn worker(&self, pool: Pool) -> Worker {
