@@ -37,6 +37,10 @@ const EVERVAULT: &str = "06-evervault-prod-pcr8-nonce256-2022-10.cose";
 const QEMU: &str = "qemu-unsigned.cbor";
 const AT_DOCUMENT: &str = "--at-document-time";
 
+/// What the key of `keys/` was asked for, and has signed.
+const CHALLENGE: &str = "c0ffee51617172";
+const DIGEST: &str = "3f5f06e78bb0b2a7ca6b8a20473d39825a8350cd6981ab92a043297fbbb9dbd1";
+
 /// The whole report on each document that we have, as it is printed.
 #[test]
 fn reports_on_real_documents_are_these_bytes() {
@@ -50,6 +54,37 @@ fn reports_on_real_documents_are_these_bytes() {
         (EVERVAULT, &["--at", "1665651482136", "--max-age", "0"], 0, "evervault-at.json"),
     ] {
         let run = run(&[&["verify-attestation", &document(file)], options].concat());
+        let expected = folder("tests/ctl/reports").join(report);
+        let expected = std::fs::read_to_string(expected).unwrap_or_default();
+        assert_eq!(run.out, expected, "{report}");
+        assert_eq!(run.status, Some(status), "{report}");
+    }
+}
+
+/// The whole report on a key's two statements, and on one that another challenge was asked of; see
+/// `keys/PROVENANCE.md`.
+#[test]
+fn reports_on_keys_are_these_bytes() {
+    let root = folder("../enclave/insecure/testdata/root.der");
+    let key = |file: &str| folder("tests/ctl/keys").join(file).to_str().unwrap().to_owned();
+    let signature = std::fs::read(key("signature.json")).unwrap();
+    let signature: Value = serde_json::from_slice(&signature).unwrap();
+    let signature = signature["signature"].as_str().unwrap();
+    let by_key = ["--challenge", CHALLENGE, "--digest", DIGEST, "--signature", signature];
+    for (file, options, status, report) in [
+        ("created.json", &by_key[..], 0, "created.json"),
+        (
+            "possession.json",
+            &["--challenge", CHALLENGE, "--keyspace", "default"],
+            0,
+            "possession.json",
+        ),
+        ("created.json", &["--challenge", "c0ffee51617173"], 1, "created-challenge.json"),
+    ] {
+        let (file, measurements) = (key(file), key("measurements.json"));
+        let root = root.to_str().unwrap();
+        let given = ["verify-key", &file, "--root", root, "--measurements", &measurements];
+        let run = run(&[&given, options].concat());
         let expected = folder("tests/ctl/reports").join(report);
         let expected = std::fs::read_to_string(expected).unwrap_or_default();
         assert_eq!(run.out, expected, "{report}");

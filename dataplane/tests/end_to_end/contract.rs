@@ -251,8 +251,9 @@ async fn concurrent_signatures_share_messages_to_the_enclave() {
     assert_eq!(signed[0].signature, signed[256].signature);
     assert_ne!(signed[0].signature, signed[1].signature);
     let messages = bench.metric("boundary_crossings_total").await - before;
+    // 80 % fewer than one for each.
     assert!(
-        messages * 4.0 < f64::from(SIGNATURES),
+        messages * 5.0 <= f64::from(SIGNATURES),
         "{messages} messages for {SIGNATURES} signatures"
     );
 }
