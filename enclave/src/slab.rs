@@ -206,7 +206,14 @@ impl Drop for Slot {
 
 #[cfg(test)]
 mod tests {
+    use sigil_enclave_image::pins::Ceilings;
+    use sigil_enclave_protocol::bounds::{BATCH_ITEMS_MAX, UNLOCKS_OPEN_MAX};
+
     use super::*;
+    use crate::dek::{Dek, DekTable, InstallError, Provenance};
+    use crate::key_cache::settings;
+    use crate::names::Keyspace;
+    use crate::secret::Secret32;
 
     fn small() -> &'static Slab {
         Box::leak(Box::new(Slab::new(3).unwrap()))
@@ -307,8 +314,24 @@ mod tests {
         }
     }
 
+    /// Counted where each bound holds, so that none can be raised alone.
     #[test]
     fn the_slab_of_the_process_has_room_for_all_that_is_bounded() {
-        assert_eq!(slab().unwrap().slots, WARM_KEYS_MAX + DEKS_MAX + TEMPORARIES_MAX);
+        // An enclave with more cores may answer that there is no room.
+        const WORKERS: usize = 96;
+        let warm_keys = settings::ceilings(&Ceilings::default()).warm_keys;
+        let deks = DekTable::default();
+        let is_full = |number: &usize| {
+            let keyspace = Keyspace::parse(&format!("k{number}")).unwrap();
+            let id = (*number as u128).to_be_bytes();
+            let secret = Secret32::copy_from(&[1; 32]).unwrap();
+            let dek = Dek { id, keyspace, provenance: Provenance::Born, secret };
+            deks.install(dek, 1, true) == Err(InstallError::Full)
+        };
+        let deks_held = (0..WARM_KEYS_MAX).find(is_full).unwrap();
+        // The keys of a batch may all have left the cache, and one more is opened.
+        let temporaries = WORKERS * (BATCH_ITEMS_MAX + 1) + UNLOCKS_OPEN_MAX;
+        let most = usize::try_from(warm_keys).unwrap() + deks_held + temporaries;
+        assert!(slab().unwrap().slots() >= most, "{most} secrets");
     }
 }

@@ -1,6 +1,6 @@
 //! Single flight with real threads. Nobody sleeps: openings wait for what the test wants to see.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
@@ -19,10 +19,45 @@ const PATIENT: Settings = Settings {
     ..SETTINGS
 };
 
+/// All openings of a test.
+#[derive(Default)]
+struct Openings {
+    begun: AtomicU32,
+    under_way: Mutex<Vec<KeyName>>,
+    /// The most that were under way of one key.
+    at_once: AtomicUsize,
+}
+
+/// One of them, which ends when it is dropped.
+struct Opening<'a>(&'a Openings, KeyName);
+
+impl Openings {
+    fn begin(&self, name: KeyName) -> Opening<'_> {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        let mut under_way = self.under_way.lock().unwrap();
+        under_way.push(name);
+        let same = under_way.iter().filter(|other| **other == name).count();
+        self.at_once.fetch_max(same, Ordering::Relaxed);
+        Opening(self, name)
+    }
+
+    fn begun(&self) -> u32 {
+        self.begun.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        let mut under_way = self.0.under_way.lock().unwrap();
+        let own = under_way.iter().position(|other| *other == self.1);
+        under_way.swap_remove(own.unwrap());
+    }
+}
+
 /// Batches of many workers over one table of DEKs, with a gate in front of every opening.
 struct Worker<'a> {
     deks: &'a DekTable,
-    opened: &'a AtomicU32,
+    openings: &'a Openings,
     /// Says that an opening has begun, and waits until it may end.
     gate: Option<(Sender<()>, Mutex<Receiver<()>>)>,
     fails: bool,
@@ -30,8 +65,10 @@ struct Worker<'a> {
 }
 
 impl Open for Worker<'_> {
-    fn open(&self, _: &KeyName, blob: &[u8]) -> Result<Opened, KeyError> {
-        self.opened.fetch_add(1, Ordering::Relaxed);
+    fn open(&self, name: &KeyName, blob: &[u8]) -> Result<Opened, KeyError> {
+        let _under_way = self.openings.begin(*name);
+        // For others to try the same.
+        thread::yield_now();
         if let Some((begun, end)) = &self.gate {
             begun.send(()).unwrap();
             end.lock().unwrap().recv().unwrap();
@@ -67,15 +104,15 @@ fn rig(settings: Settings) -> Rig {
     rig
 }
 
-fn worker<'a>(rig: &'a Rig, opened: &'a AtomicU32) -> Worker<'a> {
-    Worker { deks: &rig.deks, opened, gate: None, fails: false, began_ms: boot_ms() }
+fn worker<'a>(rig: &'a Rig, openings: &'a Openings) -> Worker<'a> {
+    Worker { deks: &rig.deks, openings, gate: None, fails: false, began_ms: boot_ms() }
 }
 
 /// A worker whose opening says when it begins and ends when it is told to.
-fn gated<'a>(rig: &'a Rig, opened: &'a AtomicU32) -> (Worker<'a>, Receiver<()>, Sender<()>) {
+fn gated<'a>(rig: &'a Rig, openings: &'a Openings) -> (Worker<'a>, Receiver<()>, Sender<()>) {
     let ((begun, has_begun), (may_end, end)) = (channel(), channel());
     let gate = Some((begun, Mutex::new(end)));
-    (Worker { gate, ..worker(rig, opened) }, has_begun, may_end)
+    (Worker { gate, ..worker(rig, openings) }, has_begun, may_end)
 }
 
 /// Of all rows, since whoever waits for a keyspace's first key is counted without its name.
@@ -100,7 +137,7 @@ fn until_waiting(rig: &Rig, waiters: u64) {
 
 #[test]
 fn one_worker_opens_and_the_others_wait_for_it() {
-    let (rig, opened, blob) = (rig(PATIENT), AtomicU32::new(0), blob(7, 1, 2));
+    let (rig, opened, blob) = (rig(PATIENT), Openings::default(), blob(7, 1, 2));
     let (first, has_begun, may_end) = gated(&rig, &opened);
     let sign = |worker: Worker<'_>| {
         rig.cache.ask(&name(7), Some(&blob), Event::Sign, &worker).map(|key| key.is_some())
@@ -116,7 +153,7 @@ fn one_worker_opens_and_the_others_wait_for_it() {
             assert_eq!(signed.join().unwrap(), Ok(true));
         }
     });
-    assert_eq!(opened.load(Ordering::Relaxed), 1, "one opening for six");
+    assert_eq!(opened.begun(), 1, "one opening for six");
     assert_eq!(counted(&rig).singleflight_waiters, 0);
     assert_eq!(rig.check(), 1);
 }
@@ -126,7 +163,7 @@ fn a_waiter_gives_up_when_its_budget_or_the_flights_is_used_up() {
     for settings in
         [Settings { sign_wait_ms: 3, ..PATIENT }, Settings { hard_refresh_ms: 3, ..PATIENT }]
     {
-        let (rig, opened, blob) = (rig(settings), AtomicU32::new(0), blob(7, 1, 2));
+        let (rig, opened, blob) = (rig(settings), Openings::default(), blob(7, 1, 2));
         let (first, has_begun, may_end) = gated(&rig, &opened);
         thread::scope(|scope| {
             let opening = scope.spawn(|| rig.cache.ask(&name(7), Some(&blob), Event::Sign, &first));
@@ -137,14 +174,14 @@ fn a_waiter_gives_up_when_its_budget_or_the_flights_is_used_up() {
             opening.join().unwrap().unwrap();
         });
         assert_eq!(counted(&rig).singleflight_wait_timeouts, 1);
-        assert_eq!(opened.load(Ordering::Relaxed), 1);
+        assert_eq!(opened.begun(), 1);
         assert_eq!(rig.acquire(7, None, boot_ms()), (Ok(()), 0), "the next one finds it");
     }
 }
 
 #[test]
 fn after_an_opening_that_failed_a_waiter_tries_itself() {
-    let (rig, opened, blob) = (rig(PATIENT), AtomicU32::new(0), blob(7, 1, 2));
+    let (rig, opened, blob) = (rig(PATIENT), Openings::default(), blob(7, 1, 2));
     let (first, has_begun, may_end) = gated(&rig, &opened);
     let first = Worker { fails: true, ..first };
     thread::scope(|scope| {
@@ -158,12 +195,12 @@ fn after_an_opening_that_failed_a_waiter_tries_itself() {
         assert_eq!(opening.join().unwrap().unwrap_err(), KeyError::Internal);
         assert_eq!(waiting.join().unwrap(), Ok(()));
     });
-    assert_eq!(opened.load(Ordering::Relaxed), 2);
+    assert_eq!(opened.begun(), 2);
 }
 
 #[test]
 fn what_is_forgotten_or_replaced_while_it_is_opened_does_not_come_back() {
-    let (rig, opened) = (rig(PATIENT), AtomicU32::new(0));
+    let (rig, opened) = (rig(PATIENT), Openings::default());
     rig.unlock(2, boot_ms() + LONG_MS);
     for (replace, answer) in [(false, Err(KeyError::BlobRequired)), (true, Ok(()))] {
         rig.activate(7, &blob(7, 1, 2), boot_ms()).unwrap();
@@ -191,7 +228,7 @@ fn what_is_forgotten_or_replaced_while_it_is_opened_does_not_come_back() {
 fn many_workers_on_few_keys_open_each_key_once_at_a_time() {
     const ROUNDS: u32 = 2_000;
     let settings = Settings { key_uses: 3, keys: 4, warm_keys: 2, ..PATIENT };
-    let (rig, opened) = (rig(settings), AtomicU32::new(0));
+    let (rig, opened) = (rig(settings), Openings::default());
     let blobs: Vec<_> = (0..6).map(|id| blob(id, 1, 2)).collect();
     thread::scope(|scope| {
         for thread in 0..6_u32 {
@@ -212,7 +249,8 @@ fn many_workers_on_few_keys_open_each_key_once_at_a_time() {
         }
     });
     assert!(rig.check() <= 2);
+    assert_eq!(opened.at_once.load(Ordering::Relaxed), 1, "openings of one key at once");
     let flights = counted(&rig).rehydrated;
-    assert_eq!(u64::from(opened.load(Ordering::Relaxed)), flights);
+    assert_eq!(u64::from(opened.begun()), flights);
     assert_eq!(counted(&rig).singleflight_waiters, 0);
 }

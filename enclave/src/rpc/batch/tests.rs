@@ -199,13 +199,11 @@ fn forms_that_random_bytes_seldom_take_are_read_as_prost_reads_them() {
 }
 
 #[test]
-fn a_message_of_many_items_costs_the_first_of_them() {
-    let message = [0x0a, 0].repeat(MESSAGE_BYTES_MAX / 2);
-    assert_eq!(read(&message), None);
-    assert_eq!(read(&message[..64]).unwrap().len(), 32);
-    // What is wrong behind the last item is not looked at.
-    let cut = [&message[..66], &[0xff]].concat();
-    assert_eq!(read(&cut), None);
+fn a_batch_of_more_items_than_the_bound_is_refused_whole() {
+    let items = |count| read(&[0x0a, 0].repeat(count)).map(|batch| batch.len());
+    assert_eq!(items(32), Some(32));
+    assert_eq!(items(33), None);
+    assert_eq!(items(MESSAGE_BYTES_MAX / 2), None);
 }
 
 #[test]
