@@ -6,7 +6,6 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -129,30 +128,6 @@ fn an_nsm_that_refuses_stops_the_boot() {
 fn pins_that_are_not_pins_refuse_to_boot() {
     let booted = boot(&test_pins(), |parts| parts.pins.push(0));
     assert!(matches!(booted, Err(BootError::Pins(_))), "{booted:?}");
-}
-
-#[tokio::test]
-async fn a_random_source_that_changes_stops_new_keys() {
-    static CHANGED: AtomicBool = AtomicBool::new(false);
-    let rng_source = || {
-        if CHANGED.load(Ordering::Relaxed) { RngSource::Other } else { RngSource::Software }
-    };
-    let bench = Bench::start_parts(|parts| parts.rng_source = rng_source);
-    let mut sidecar = Sidecar::claim(&bench).await;
-    sidecar.seal_with_new_dek("default").await;
-    assert_eq!(sidecar.create("default", 1).await.error(), ErrorCode::Ok);
-    CHANGED.store(true, Ordering::Relaxed);
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        let health = sidecar.client.health(HealthRequest {}).await.unwrap().into_inner();
-        if health.rng_current == "other" {
-            break;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "looked at every second");
-    }
-    let created = sidecar.create("default", 2).await;
-    assert_eq!(created.error(), ErrorCode::RngUnhealthy);
-    assert!(created.blob.is_empty());
 }
 
 /// The executable as a developer starts it, or as the user of a pod.

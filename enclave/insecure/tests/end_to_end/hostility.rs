@@ -208,9 +208,9 @@ async fn each_field_out_of_bounds_is_an_answer_of_its_own() {
     }
 }
 
-/// Empty batches take room in the queue and in a turn like any other.
+/// Who sends batches without an item as fast as it can.
 #[tokio::test]
-async fn a_flood_of_empty_batches_takes_no_more_than_its_share() {
+async fn a_flood_of_empty_batches_stops_nobody_else() {
     let bench = one_worker();
     let sidecar = Sidecar::with_key(&bench).await;
     let SignStream { batches, mut results } = SignStream::open(&sidecar).await;

@@ -229,6 +229,7 @@ async fn answers_that_nobody_reads_are_bounded_and_others_are_served() {
 /// Neither answers a ping: each is given up, and its place is free again.
 #[tokio::test]
 async fn who_sends_half_a_message_or_never_reads_is_given_up() {
+    let _alone = alone().await;
     let bench = one_worker();
     let mut sidecar = ready(&bench).await;
     let (mut half, mut deaf) = (peer(&sidecar).await, peer(&sidecar).await);
