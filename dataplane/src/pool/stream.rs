@@ -1,12 +1,16 @@
 //! The long-lived `Sign` stream of one connection. Whatever is queued goes as one message, at most
 //! 32 digests; nobody waits when idle. Answers find their callers by tag, in any order.
+//!
+//! At most [`MESSAGES_MAX`] are without an answer: while an enclave stands still, requests gather in
+//! full messages and not in many small ones, for which HTTP/2 ends a connection (a budget against
+//! floods of small DATA frames: half the window, at 256 bytes for each frame that is not read).
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 
 use futures_core::Stream;
-use sigil_enclave_protocol::bounds::BATCH_ITEMS_MAX;
+use sigil_enclave_protocol::bounds::{BATCH_ITEMS_MAX, QUEUED_ITEMS_MAX, WINDOW_BYTES};
 use sigil_enclave_protocol::v1::{SignBatch, SignItem, SignResult};
 use tokio::sync::{mpsc, oneshot};
 
@@ -15,6 +19,15 @@ use crate::metrics::Metrics;
 
 /// Requests that may wait for one connection: 32 batches, about 16 ms of one worker.
 pub(super) const QUEUE_DEPTH_MAX: usize = 1_024;
+
+/// Messages without an answer: full ones are as many digests as a worker of the enclave queues.
+const MESSAGES_MAX: usize = QUEUED_ITEMS_MAX / BATCH_ITEMS_MAX;
+/// What HTTP/2 counts for a small frame.
+const SMALL_FRAME_BYTES: usize = 256;
+const _: () = assert!(
+    MESSAGES_MAX * SMALL_FRAME_BYTES <= WINDOW_BYTES / 2,
+    "no number of small messages ends a connection"
+);
 
 /// A request and who waits for its answer. Dropping it tells them that the connection is lost.
 pub(super) struct Job {
@@ -25,6 +38,10 @@ pub(super) struct Job {
 /// Callers by tag. Tags are reused, so they stay small.
 #[derive(Default)]
 struct InFlight {
+    /// Sent and not answered.
+    messages: usize,
+    /// Of the outbound half, while it waits for an answer.
+    waits: Option<Waker>,
     callers: Vec<Option<oneshot::Sender<SignResult>>>,
     free: Vec<u32>,
 }
@@ -63,6 +80,7 @@ async fn exchange(
     let mut inbound = client.sign(outbound).await?.into_inner();
     while let Some(batch) = inbound.message().await? {
         let mut in_flight = lock(in_flight);
+        in_flight.answered();
         for result in batch.results {
             if let Some(caller) = in_flight.take(result.tag) {
                 // A caller whose deadline passed is gone; the answer is dropped.
@@ -81,6 +99,20 @@ fn lock(in_flight: &Mutex<InFlight>) -> std::sync::MutexGuard<'_, InFlight> {
 // === impl InFlight ===
 
 impl InFlight {
+    /// Ready while one more message may go.
+    fn poll_room(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.messages < MESSAGES_MAX {
+            return Poll::Ready(());
+        }
+        self.waits = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn answered(&mut self) {
+        self.messages = self.messages.saturating_sub(1);
+        self.waits.take().into_iter().for_each(Waker::wake);
+    }
+
     fn put(&mut self, caller: oneshot::Sender<SignResult>) -> u32 {
         if let Some(tag) = self.free.pop()
             && let Some(slot) = self.callers.get_mut(tag as usize)
@@ -107,14 +139,15 @@ impl Stream for Outbound {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<SignBatch>> {
         let this = self.get_mut();
-        match this.queue.poll_recv_many(cx, &mut this.jobs, BATCH_ITEMS_MAX) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(0) => Poll::Ready(None),
-            Poll::Ready(count) => {
+        let mut in_flight = lock(&this.in_flight);
+        ready!(in_flight.poll_room(cx));
+        match ready!(this.queue.poll_recv_many(cx, &mut this.jobs, BATCH_ITEMS_MAX)) {
+            0 => Poll::Ready(None),
+            count => {
+                in_flight.messages += 1;
                 this.metrics.boundary_crossings.inc();
                 #[allow(clippy::cast_precision_loss, reason = "at most 32")]
                 this.metrics.batch_size.observe(count as f64);
-                let mut in_flight = lock(&this.in_flight);
                 let tagged = this.jobs.drain(..).map(|Job { mut item, reply }| {
                     item.tag = in_flight.put(reply);
                     item
@@ -157,6 +190,29 @@ mod tests {
         assert_eq!(tags.len(), 40, "tags in flight are unique");
         drop(sender);
         assert!(outbound.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn without_answers_requests_gather_in_full_messages() {
+        let (sender, queue) = mpsc::channel(QUEUE_DEPTH_MAX);
+        let in_flight = Arc::new(Mutex::new(InFlight::default()));
+        let mut outbound = Outbound {
+            queue,
+            in_flight: Arc::clone(&in_flight),
+            jobs: Vec::new(),
+            metrics: Arc::new(Metrics::new()),
+        };
+        let send = || sender.try_send(job(oneshot::channel().0)).ok().unwrap();
+        for _ in 0..MESSAGES_MAX {
+            send();
+            assert_eq!(outbound.next().await.unwrap().items.len(), 1);
+        }
+        (0..40).for_each(|_| send());
+        let waiting = tokio::spawn(async move { outbound.next().await });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        lock(&in_flight).answered();
+        assert_eq!(waiting.await.unwrap().unwrap().items.len(), 32);
     }
 
     #[test]
