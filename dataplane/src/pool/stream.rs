@@ -167,16 +167,15 @@ mod tests {
         Job { item: SignItem::default(), reply }
     }
 
+    fn outbound() -> (mpsc::Sender<Job>, Outbound) {
+        let (sender, queue) = mpsc::channel(QUEUE_DEPTH_MAX);
+        let (in_flight, metrics) = (Arc::default(), Arc::new(Metrics::new()));
+        (sender, Outbound { queue, in_flight, jobs: Vec::new(), metrics })
+    }
+
     #[tokio::test]
     async fn what_is_queued_goes_together_and_at_most_32_at_once() {
-        let (sender, queue) = mpsc::channel(QUEUE_DEPTH_MAX);
-        let in_flight = Arc::new(Mutex::new(InFlight::default()));
-        let mut outbound = Outbound {
-            queue,
-            in_flight: Arc::clone(&in_flight),
-            jobs: Vec::new(),
-            metrics: Arc::new(Metrics::new()),
-        };
+        let (sender, mut outbound) = outbound();
         for _ in 0..40 {
             sender.try_send(job(oneshot::channel().0)).ok().unwrap();
         }
@@ -194,14 +193,8 @@ mod tests {
 
     #[tokio::test]
     async fn without_answers_requests_gather_in_full_messages() {
-        let (sender, queue) = mpsc::channel(QUEUE_DEPTH_MAX);
-        let in_flight = Arc::new(Mutex::new(InFlight::default()));
-        let mut outbound = Outbound {
-            queue,
-            in_flight: Arc::clone(&in_flight),
-            jobs: Vec::new(),
-            metrics: Arc::new(Metrics::new()),
-        };
+        let (sender, mut outbound) = outbound();
+        let in_flight = Arc::clone(&outbound.in_flight);
         let send = || sender.try_send(job(oneshot::channel().0)).ok().unwrap();
         for _ in 0..MESSAGES_MAX {
             send();
