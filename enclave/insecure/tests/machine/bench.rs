@@ -126,6 +126,15 @@ impl Bench {
     }
 }
 
+/// Virtual CPUs of each machine, and so workers of its enclave, if it is set: a whole number.
+const CPUS_VARIABLE: &str = "SIGIL_TEST_CPUS";
+
+/// A number of the environment's, or one.
+pub(crate) fn number(variable: &str) -> u16 {
+    let Ok(text) = std::env::var(variable) else { return 1 };
+    text.parse().unwrap_or_else(|error| panic!("{variable}: {text}: {error}"))
+}
+
 /// The settings of a machine whose files are in this folder.
 pub(crate) fn settings(folder: &Path, eif: &[u8], append: &str) -> Settings {
     let at = |name: &str| folder.join(name);
@@ -137,7 +146,7 @@ pub(crate) fn settings(folder: &Path, eif: &[u8], append: &str) -> Settings {
         vhost_device_vsock: part("SIGIL_TEST_VHOST_DEVICE_VSOCK"),
         cid: 4,
         memory_mib: 128,
-        cpus: 1,
+        cpus: number(CPUS_VARIABLE),
         dir: folder.to_owned(),
         handoff: at("handoff.sock").display().to_string().parse().unwrap(),
         parent_role: TEST_ROLE_ARN.to_owned(),

@@ -4,18 +4,13 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::bench::{Bench, production_image};
+use crate::bench::{Bench, number, production_image};
 use crate::kms::Kms;
 use crate::life::{activate, assert_signed};
 use crate::sidecar::{Sidecar, item};
 
 /// Boots of each image, if it is set: a whole number.
 const BOOTS_VARIABLE: &str = "SIGIL_TEST_BOOTS";
-
-fn boots() -> u32 {
-    let Ok(boots) = std::env::var(BOOTS_VARIABLE) else { return 1 };
-    boots.parse().unwrap_or_else(|error| panic!("{BOOTS_VARIABLE}: {boots}: {error}"))
-}
 
 /// What the enclave says when it listens: milliseconds of its own clock since the kernel's start.
 async fn listening_ms(bench: &Bench) -> u64 {
@@ -26,7 +21,7 @@ async fn listening_ms(bench: &Bench) -> u64 {
 
 #[tokio::test]
 async fn every_boot_of_the_development_image_signs() {
-    for _ in 0..boots() {
+    for _ in 0..number(BOOTS_VARIABLE) {
         let started = Instant::now();
         let bench = Bench::boot().await;
         let mut sidecar = Sidecar::claim(&bench).await;
@@ -44,7 +39,7 @@ async fn every_boot_of_the_development_image_signs() {
 
 #[tokio::test]
 async fn every_boot_of_the_production_image_listens() {
-    for _ in 0..boots() {
+    for _ in 0..number(BOOTS_VARIABLE) {
         let kms = Arc::new(Kms::start());
         let bench = Bench::boot_image(&kms, &production_image(&kms), "").await;
         drop(bench.connect().await);
