@@ -1,8 +1,11 @@
 //! What the sidecar does, face by face the same: create and sign, one screen each, over named phases.
 //! HTTP and gRPC both end here; everything below is shared.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
 
 use crate::attest::BirthVerifier;
 use crate::error::Error;
@@ -15,15 +18,17 @@ use crate::unlock::Unlocker;
 mod create;
 mod directory;
 mod keys;
+mod many;
 mod model;
 mod refresh;
 mod seldom;
 mod sign;
 
 use directory::Directory;
+pub(crate) use many::{Done, Many};
 pub(crate) use model::{
-    Birth, CreateRequest, Created, KeyInfo, KeyPage, SignRequest, Signed, checked_key_id,
-    checked_keyspace,
+    Birth, CreateRequest, Created, KeyInfo, KeyPage, SignRequest, Signed, checked_batch_size,
+    checked_key_id, checked_keyspace,
 };
 pub(crate) use refresh::RefreshRequest;
 
@@ -87,12 +92,28 @@ impl App {
     /// answered at once and unlocked behind the caller's back.
     pub(crate) async fn sign(&self, request: SignRequest) -> Result<Signed, Error> {
         let located = self.locate(request.key_id).await?;
-        let mut answer = self.ask(&located, &request, bytes::Bytes::new()).await?;
-        if sign::wants_blob(&answer) {
-            let blob = self.blob(&located, request.key_id).await?;
-            answer = self.ask(&located, &request, blob).await?;
+        let answer = self.ask(&located, &request, bytes::Bytes::new()).await?;
+        self.finish(&located, &request, answer).await
+    }
+
+    /// Signs several digests, sent to the enclave together; each has its own result, in the order of the
+    /// requests. What has no answer at `deadline` is `DEADLINE_EXCEEDED`.
+    pub(crate) async fn sign_batch(
+        self: &Arc<Self>,
+        requests: Vec<Result<SignRequest, Error>>,
+        deadline: Instant,
+    ) -> Vec<Result<Signed, Error>> {
+        let mut results: Vec<_> = requests.iter().map(|_| Err(Error::deadline())).collect();
+        let mut many = Many::new(Arc::clone(self));
+        for (tag, request) in (0..).zip(requests) {
+            many.begin(tag, request, deadline);
         }
-        self.signed(&located, &request, &answer)
+        while let Some(Done { tag, result, .. }) = poll_fn(|cx| many.poll_done(cx)).await {
+            if let Some(slot) = usize::try_from(tag).ok().and_then(|at| results.get_mut(at)) {
+                *slot = result;
+            }
+        }
+        results
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ::http::{Request, Response};
@@ -18,20 +17,23 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::Service;
 
-use crate::app::App;
+use crate::app::{App, Signed};
 use crate::config::Limits;
 use crate::error::Error;
-use crate::metrics::Method;
+use crate::metrics::{Method, Phase};
 use crate::v1::signer_service_server::SignerServiceServer;
 
 pub(crate) mod caller;
 mod contract;
 mod grpc;
 pub(crate) mod http;
+mod idle;
 pub(crate) mod json;
 pub(crate) mod listener;
 pub(crate) mod request_id;
+mod sign_stream;
 
+use idle::{Connection, Idle};
 use listener::Listener;
 
 /// Connections at once of one worker. Applications keep a few each; a thousand of them, with a file and
@@ -46,9 +48,14 @@ const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
 /// Row S2a, towards applications too.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection without a request for this long (at most twice) is closed: clients dial again, while
-/// connections that were forgotten would take the places of others.
-const IDLE_TIME_MAX: Duration = Duration::from_mins(5);
+/// Bytes that wait on one HTTP/2 stream for a client that reads slowly; few answers are longer.
+const SEND_BYTES_MAX: usize = 64 * 1024;
+/// Bytes that a client may have sent ahead on one HTTP/2 stream, and on all of a connection.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// `SignStream`s at once of one worker. Each may hold 256 requests, [`STREAM_WINDOW_BYTES`] of others and
+/// [`SEND_BYTES_MAX`] of answers.
+const SIGN_STREAMS_MAX: usize = 256;
 /// Time that requests in flight have when the process ends.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -66,20 +73,15 @@ pub(crate) struct Ingress {
 #[derive(Clone, Copy, Debug)]
 struct Started(Instant);
 
-/// Requests of one connection.
-#[derive(Debug, Default)]
-struct Requests {
-    begun: AtomicU64,
-    ended: AtomicU64,
-}
-
-/// Counts a request as ended when dropped.
-struct Begun<'a>(&'a Requests);
-
 impl Ingress {
     /// Both faces over one application.
     pub(crate) fn new(app: Arc<App>, limits: Limits) -> Self {
-        let face = grpc::Face { app: Arc::clone(&app), limits: limits.clone() };
+        let streams = Arc::new(Semaphore::new(SIGN_STREAMS_MAX));
+        let face = grpc::Face {
+            app: Arc::clone(&app),
+            limits: limits.clone(),
+            streams: Arc::clone(&streams),
+        };
         let grpc = SignerServiceServer::new(face).max_decoding_message_size(limits.body_bytes_max);
         Self { app, limits, grpc, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
     }
@@ -142,15 +144,19 @@ impl Ingress {
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+            .max_send_buf_size(SEND_BYTES_MAX)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-        let requests = Arc::new(Requests::default());
-        let counted = Arc::clone(&requests);
+        let state = Arc::new(Connection::default());
+        let of_requests = Arc::clone(&state);
+        let stalled_after = self.limits.request_timeout();
         let service = service_fn(move |request| {
-            let (this, counted) = (Arc::clone(&self), Arc::clone(&counted));
+            let (this, state) = (Arc::clone(&self), Arc::clone(&of_requests));
             async move {
-                let _begun = counted.begin();
-                Ok::<_, Infallible>(this.dispatch(request, over_tcp).await)
+                let _begun = state.begin();
+                Ok::<_, Infallible>(this.dispatch(request, over_tcp, &state).await)
             }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
@@ -158,14 +164,17 @@ impl Ingress {
         let result = tokio::select! {
             result = connection.as_mut() => result,
             () = stopped(&mut stop) => {
+                state.end();
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
-            () = requests.until_idle() => {
-                if requests.begun.load(Ordering::Relaxed) == 0 {
-                    tracing::debug!("a client sent no request; closed");
-                    return;
+            idle = state.until_idle(stalled_after) => {
+                match idle {
+                    Idle::NeverUsed => return tracing::debug!("a client sent no request; closed"),
+                    Idle::Stalled => return tracing::info!("a client reads no answers; closed"),
+                    Idle::Quiet => {}
                 }
+                state.end();
                 connection.as_mut().graceful_shutdown();
                 // A client that does not read could hold up the last bytes for ever.
                 timeout(DRAIN_TIME_MAX, connection).await.unwrap_or(Ok(()))
@@ -176,7 +185,12 @@ impl Ingress {
         }
     }
 
-    async fn dispatch(&self, mut request: Request<Incoming>, over_tcp: bool) -> Response<Body> {
+    async fn dispatch(
+        &self,
+        mut request: Request<Incoming>,
+        over_tcp: bool,
+        connection: &Arc<Connection>,
+    ) -> Response<Body> {
         let started = Started(Instant::now());
         let is_grpc = request
             .headers()
@@ -190,6 +204,7 @@ impl Ingress {
             return call.refused(&self.app, &error).map(Either::Right);
         }
         request.extensions_mut().insert(started);
+        request.extensions_mut().insert(Arc::clone(connection));
         // tonic reads the whole message before it calls the service, whose own limit ends at the same
         // time and is looked at first. tonic's services are always ready.
         let answered = self.grpc.clone().call(request);
@@ -201,41 +216,35 @@ impl Ingress {
     }
 }
 
-// === impl Requests ===
-
-impl Requests {
-    fn begin(&self) -> Begun<'_> {
-        self.begun.fetch_add(1, Ordering::Relaxed);
-        Begun(self)
-    }
-
-    /// Ends when the first request or the next one does not come in time.
-    async fn until_idle(&self) {
-        let mut seen = 0;
-        let mut limit = HEAD_TIME_MAX;
-        loop {
-            // Looked at now and then, not with every request: a timer would cost each of them.
-            sleep(limit).await;
-            let ended = self.ended.load(Ordering::Relaxed);
-            let begun = self.begun.load(Ordering::Relaxed);
-            if begun == seen && begun == ended {
-                return;
-            }
-            seen = begun;
-            limit = IDLE_TIME_MAX;
-        }
-    }
-}
-
-impl Drop for Begun<'_> {
-    fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // A sender that is gone means the same.
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// What every request leaves behind when it ends: metrics and a line of the log.
+fn ended(
+    app: &App,
+    (method, face): (Method, &'static str),
+    request_id: &str,
+    started: Instant,
+    error: Option<&Error>,
+) {
+    app.metrics.answered(method, error.map_or(200, Error::status));
+    app.metrics.phase(method, Phase::Total, started.elapsed());
+    log(method, face, request_id, started, error);
+}
+
+/// The same for a batch, whose items count one each.
+fn batch_ended(
+    app: &App,
+    face: &'static str,
+    request_id: &str,
+    started: Instant,
+    results: &[Result<Signed, Error>],
+) {
+    for result in results {
+        ended(app, (Method::SignBatch, face), request_id, started, result.as_ref().err());
+    }
 }
 
 /// One line a request: failures at a level that is on by default, successes at `debug`. The audit of

@@ -35,6 +35,10 @@ pub(crate) enum Method {
     Create,
     /// `POST /sign`, `Sign`.
     Sign,
+    /// `POST /sign/batch`, `SignBatch`; its items count one each.
+    SignBatch,
+    /// `SignStream`; its requests count one each.
+    SignStream,
     /// `GET /keys`, `ListKeys`.
     ListKeys,
     /// `GET /keys/{id}`, `GetKey`.
@@ -107,6 +111,8 @@ impl Method {
         match self {
             Self::Create => "create",
             Self::Sign => "sign",
+            Self::SignBatch => "sign_batch",
+            Self::SignStream => "sign_stream",
             Self::ListKeys => "list_keys",
             Self::GetKey => "get_key",
             Self::Attestation => "attestation",
@@ -233,7 +239,7 @@ impl Metrics {
     /// Records how long a phase of `method` took.
     pub(crate) fn phase(&self, method: Method, phase: Phase, took: Duration) {
         let histograms = match method {
-            Method::Sign => &self.sign_phases,
+            Method::Sign | Method::SignBatch | Method::SignStream => &self.sign_phases,
             Method::Create => &self.create_phases,
             _ => return,
         };

@@ -15,13 +15,16 @@ use tokio::task::JoinSet;
 use crate::metrics::Metrics;
 
 pub(crate) mod backoff;
+mod group;
 pub(crate) mod session;
 mod stream;
 pub(crate) mod transport;
 
 use backoff::Backoff;
+pub(crate) use group::Group;
+use group::Member;
 use session::{Client, Session};
-use stream::{Job, QUEUE_DEPTH_MAX};
+use stream::{Job, QUEUE_DEPTH_MAX, Reply};
 
 /// First and longest wait before a connection is tried again (row S2b).
 const RECONNECT_MIN: Duration = Duration::from_millis(25);
@@ -104,14 +107,32 @@ impl Pool {
         let lane = self.acquire()?;
         let (reply, answer) = oneshot::channel();
         let permit = Permit::new(lane);
-        permit.0.queue.try_send(Job { item, reply }).map_err(|error| match error {
+        let job = Job { item, reply: Reply::One(reply) };
+        permit.0.queue.try_send(job).map_err(|error| self.not_queued(&error))?;
+        answer.await.map_err(|_| PoolError::Lost)
+    }
+
+    /// Sends one item whose answer, or why there is none, comes to `group` with `number`.
+    pub(crate) fn begin(&self, item: SignItem, group: &Group, number: u64) {
+        let lane = match self.acquire() {
+            Ok(lane) => lane,
+            Err(error) => return group.put(number, Err(error)),
+        };
+        let reply = Reply::Member(Member::new(group, number, Permit::new(Arc::clone(&lane))));
+        if let Err(error) = lane.queue.try_send(Job { item, reply }) {
+            let why = self.not_queued(&error);
+            error.into_inner().reply.answer(Err(why));
+        }
+    }
+
+    fn not_queued(&self, error: &mpsc::error::TrySendError<Job>) -> PoolError {
+        match error {
             mpsc::error::TrySendError::Full(_) => {
                 self.shared.metrics.pool_exhausted.inc();
                 PoolError::Full
             }
             mpsc::error::TrySendError::Closed(_) => PoolError::Lost,
-        })?;
-        answer.await.map_err(|_| PoolError::Lost)
+        }
     }
 
     /// A client for single calls, with the boot that it leads to.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::error::{Code, Error};
 use crate::metrics::Metrics;
 use crate::pool::session::Client;
-use crate::pool::{Pool, PoolError};
+use crate::pool::{Group, Pool, PoolError};
 
 mod budget;
 
@@ -41,8 +41,27 @@ impl Router {
         item: SignItem,
         metrics: &Metrics,
     ) -> Result<SignResult, Error> {
+        let started = Instant::now();
+        self.budget.earn();
+        let first = self.local.sign(item.clone()).await;
+        self.settle(item, (first, started), metrics).await
+    }
+
+    /// Sends one item whose first answer comes to `group` with `number`; [`Router::settle`] takes it on.
+    pub(crate) fn begin(&self, item: SignItem, group: &Group, number: u64) {
+        self.budget.earn();
+        self.local.begin(item, group, number);
+    }
+
+    /// From the first answer to an item that was sent at the given time to the one that counts.
+    pub(crate) async fn settle(
+        &self,
+        item: SignItem,
+        (first, started): (Result<SignResult, PoolError>, Instant),
+        metrics: &Metrics,
+    ) -> Result<SignResult, Error> {
         let send = || self.local.sign(item.clone());
-        send_within(&self.budget, metrics, send).await.map_err(pool_error)
+        send_again(&self.budget, metrics, (first, started), send).await.map_err(pool_error)
     }
 
     /// A client for single calls.
@@ -51,32 +70,37 @@ impl Router {
     }
 }
 
-/// Sends, and sends again within the bounds of one request and the budget of all.
-async fn send_within<S: Future<Output = Result<SignResult, PoolError>>>(
+/// Whether sending the same item again may help.
+pub(crate) fn may_be_sent_again(answer: &Result<SignResult, PoolError>) -> bool {
+    match answer {
+        Ok(result) => result.error == i32::from(ErrorCode::RetryLater),
+        Err(error) => *error == PoolError::Lost,
+    }
+}
+
+/// Sends again within the bounds of one request and the budget of all.
+async fn send_again<S: Future<Output = Result<SignResult, PoolError>>>(
     budget: &RetryBudget,
     metrics: &Metrics,
+    (mut result, started): (S::Output, Instant),
     send: impl Fn() -> S,
 ) -> S::Output {
-    let started = Instant::now();
-    budget.earn();
     let mut sends = 1;
     loop {
-        let result = send().await;
-        let again = match &result {
-            Ok(result) => result.error == i32::from(ErrorCode::RetryLater),
-            Err(error) => *error == PoolError::Lost,
-        };
         let late = started.elapsed() + RETRY_WAIT > RETRY_TIME_MAX;
-        if !again || sends >= SENDS_MAX || late || !budget.spend(Instant::now()) {
+        let more = may_be_sent_again(&result) && sends < SENDS_MAX && !late;
+        if !more || !budget.spend(Instant::now()) {
             return result;
         }
         sends += 1;
         metrics.retries.inc();
         tokio::time::sleep(RETRY_WAIT).await;
+        result = send().await;
     }
 }
 
-fn pool_error(error: PoolError) -> Error {
+/// What the pool's failure means to a caller.
+pub(crate) fn pool_error(error: PoolError) -> Error {
     match error {
         PoolError::NoEnclave => Error::enclave_unavailable(),
         PoolError::Lost => Error::enclave_unavailable().because("the connection ended"),
@@ -110,7 +134,9 @@ mod tests {
         let (budget, metrics) = (RetryBudget::new(Instant::now()), Metrics::new());
         let count = AtomicU64::new(0);
         let all = (0..requests).map(|_| {
-            send_within(&budget, &metrics, || {
+            budget.earn();
+            count.fetch_add(1, Ordering::Relaxed);
+            send_again(&budget, &metrics, (answer.clone(), Instant::now()), || {
                 count.fetch_add(1, Ordering::Relaxed);
                 std::future::ready(answer.clone())
             })

@@ -11,6 +11,9 @@ use crate::error::{Code, Error};
 
 /// Bytes of an idempotency key: a UUID with a prefix fits many times.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+/// Digests of one batch: eight messages to an enclave, about 4 ms of one of its workers. As JSON they
+/// fit the default bound of a body.
+pub(crate) const SIGN_BATCH_ITEMS_MAX: usize = 256;
 /// What an absent keyspace means.
 pub(crate) const DEFAULT_KEYSPACE: &str = "default";
 
@@ -144,6 +147,15 @@ impl SignRequest {
         })?;
         Ok(Self { key_id, digest, der })
     }
+}
+
+/// A batch has requests, and not too many.
+pub(crate) fn checked_batch_size(items: usize) -> Result<(), Error> {
+    if (1..=SIGN_BATCH_ITEMS_MAX).contains(&items) {
+        return Ok(());
+    }
+    let detail = format!("a batch has 1 to {SIGN_BATCH_ITEMS_MAX} requests, not {items}");
+    Err(Error::invalid("requests", detail))
 }
 
 /// A key id in its one spelling.

@@ -16,9 +16,9 @@ use crate::unlock::Target;
 
 /// Where a key lives.
 pub(super) struct Located {
-    keyspace: Arc<str>,
+    pub(super) keyspace: Arc<str>,
     /// Its blob, if the store was read to find the keyspace.
-    blob: Option<Bytes>,
+    pub(super) blob: Option<Bytes>,
 }
 
 pub(super) fn wants_blob(answer: &SignResult) -> bool {
@@ -26,9 +26,14 @@ pub(super) fn wants_blob(answer: &SignResult) -> bool {
 }
 
 impl App {
+    /// The key's keyspace if it is remembered.
+    pub(super) fn known_keyspace(&self, key_id: KeyId) -> Option<Arc<str>> {
+        self.directory.get(key_id)
+    }
+
     /// The key's keyspace, from memory or the store.
     pub(super) async fn locate(&self, key_id: KeyId) -> Result<Located, Error> {
-        if let Some(keyspace) = self.directory.get(key_id) {
+        if let Some(keyspace) = self.known_keyspace(key_id) {
             return Ok(Located { keyspace, blob: None });
         }
         let started = Instant::now();
@@ -46,18 +51,25 @@ impl App {
         request: &SignRequest,
         blob: Bytes,
     ) -> Result<SignResult, Error> {
-        let item = SignItem {
-            tag: 0,
-            keyspace: located.keyspace.to_string(),
-            key_id: Bytes::copy_from_slice(&request.key_id.0),
-            digest: Bytes::copy_from_slice(&request.digest),
-            blob,
-            authorization: Bytes::new(),
-        };
         let started = Instant::now();
-        let answer = self.router.sign(item, &self.metrics).await;
+        let answer = self.router.sign(item(located, request, blob), &self.metrics).await;
         self.metrics.phase(Method::Sign, Phase::Enclave, started.elapsed());
         answer
+    }
+
+    /// From the enclave's answer to the caller's. A key that the enclave does not hold is sent along
+    /// once.
+    pub(super) async fn finish(
+        &self,
+        located: &Located,
+        request: &SignRequest,
+        mut answer: SignResult,
+    ) -> Result<Signed, Error> {
+        if wants_blob(&answer) {
+            let blob = self.blob(located, request.key_id).await?;
+            answer = self.ask(located, request, blob).await?;
+        }
+        self.signed(located, request, &answer)
     }
 
     /// The key's blob, for an enclave that does not hold the key.
@@ -136,6 +148,18 @@ pub(super) fn refused(keyspace: &str, key_id: KeyId, code: i32) -> Error {
         _ => {}
     }
     Error::from_enclave(code)
+}
+
+/// The request as the enclave reads it; the stream sets the tag.
+pub(super) fn item(located: &Located, request: &SignRequest, blob: Bytes) -> SignItem {
+    SignItem {
+        tag: 0,
+        keyspace: located.keyspace.to_string(),
+        key_id: Bytes::copy_from_slice(&request.key_id.0),
+        digest: Bytes::copy_from_slice(&request.digest),
+        blob,
+        authorization: Bytes::new(),
+    }
 }
 
 fn read_signature(request: &SignRequest, answer: &SignResult) -> Result<Signed, Error> {

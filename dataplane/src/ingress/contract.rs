@@ -3,12 +3,16 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::json::{Fields, decode_digest, decode_hex};
-use crate::app::{Birth, CreateRequest, Created, KeyInfo, KeyPage, SignRequest, Signed};
+use super::json::{Fields, decode_digest, decode_hex, read_list};
+use crate::app::{
+    Birth, CreateRequest, Created, KeyInfo, KeyPage, SignRequest, Signed, checked_batch_size,
+};
 use crate::error::{Error, TYPE_PREFIX};
 
 const CREATE_FIELDS: &[&str] = &["keyspace", "idempotencyKey", "challenge", "policy", "tenantId"];
 const SIGN_FIELDS: &[&str] = &["keyId", "digest", "der", "authorization", "tenantId"];
+/// Room for an answer of `sign`, as JSON and with its DER form.
+const SIGNED_BYTES: usize = 512;
 /// Bytes of a verifier's nonce (`enclave/protocol`, `Prove`).
 const NONCE_BYTES_MAX: usize = sigil_enclave_protocol::bounds::CHALLENGE_BYTES_MAX;
 
@@ -37,7 +41,17 @@ pub(super) fn read_create(body: &[u8]) -> Result<CreateRequest, Error> {
 
 /// Body of `POST /sign`.
 pub(super) fn read_sign(body: &[u8]) -> Result<SignRequest, Error> {
-    let mut fields = Fields::read(body, SIGN_FIELDS)?;
+    to_sign(Fields::read(body, SIGN_FIELDS)?)
+}
+
+/// Body of `POST /sign/batch`. What is wrong with one request is that request's result.
+pub(super) fn read_batch(body: &[u8]) -> Result<Vec<Result<SignRequest, Error>>, Error> {
+    let requests = read_list(body, "requests", SIGN_FIELDS)?;
+    checked_batch_size(requests.len())?;
+    Ok(requests.into_iter().map(|fields| fields.and_then(to_sign)).collect())
+}
+
+fn to_sign(mut fields: Fields<'_>) -> Result<SignRequest, Error> {
     let key_id = fields.required("keyId")?;
     let digest = fields.required("digest")?;
     let der = fields.flag("der")?;
@@ -81,7 +95,43 @@ pub(super) fn statement(birth: &Birth) -> Value {
 /// Answer of `POST /sign`, written by hand: its parts are hex and small numbers, so nothing needs
 /// escaping, and this is the hot path.
 pub(super) fn signed(signed: &Signed) -> Bytes {
-    let mut out = String::with_capacity(512);
+    let mut out = String::with_capacity(SIGNED_BYTES);
+    write_signed(&mut out, signed);
+    out.into()
+}
+
+/// Answer of `POST /sign/batch`: what each request has come to, in their order.
+pub(super) fn signed_batch(results: &[Result<Signed, Error>]) -> Bytes {
+    let mut out = String::with_capacity(results.len() * SIGNED_BYTES);
+    out.push_str("{\"results\":[");
+    for (index, result) in results.iter().enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        match result {
+            Ok(signed) => {
+                out.push_str("{\"signed\":");
+                write_signed(&mut out, signed);
+            }
+            Err(error) => {
+                out.push_str("{\"error\":");
+                out.push_str(&item_error(error).to_string());
+            }
+        }
+        out.push('}');
+    }
+    out.push_str("]}");
+    out.into()
+}
+
+/// Why one of several requests failed: of a problem's members those that differ between them.
+fn item_error(error: &Error) -> Value {
+    let mut out = json!({ "code": error.code.row().name, "detail": error.detail });
+    add_hints(&mut out, error);
+    out
+}
+
+fn write_signed(out: &mut String, signed: &Signed) {
     out.push_str("{\"keyId\":\"");
     out.push_str(&signed.key_id.to_string());
     out.push_str("\",\"publicKey\":\"");
@@ -96,7 +146,6 @@ pub(super) fn signed(signed: &Signed) -> Bytes {
         out.push('"');
     }
     out.push('}');
-    out.into()
 }
 
 /// One key.
@@ -129,6 +178,11 @@ pub(super) fn problem(error: &Error, request_id: &str) -> Value {
         "detail": error.detail,
         "requestId": request_id,
     });
+    add_hints(&mut out, error);
+    out
+}
+
+fn add_hints(out: &mut Value, error: &Error) {
     if let Some(field) = &error.field {
         out["field"] = field.as_ref().into();
     }
@@ -138,7 +192,6 @@ pub(super) fn problem(error: &Error, request_id: &str) -> Value {
     if let Some(id) = &error.unlock_request_id {
         out["unlockRequestId"] = id.as_str().into();
     }
-    out
 }
 
 #[cfg(test)]

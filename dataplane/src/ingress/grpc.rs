@@ -5,15 +5,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tonic::metadata::{MetadataMap, MetadataValue};
-use tonic::{Extensions, Request, Response, Status};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 
+use super::idle::Connection;
+use super::sign_stream::{Answers, Opened};
 use super::{Started, request_id};
-use crate::app::{App, CreateRequest, KeyInfo, SignRequest, checked_key_id, checked_keyspace};
+use crate::app::{
+    App, CreateRequest, KeyInfo, SignRequest, Signed, checked_batch_size, checked_key_id,
+    checked_keyspace,
+};
 use crate::config::Limits;
 use crate::error::{Code, Error};
-use crate::metrics::{Method, Phase};
+use crate::metrics::Method;
 use crate::v1;
 use crate::v1::signer_service_server::SignerService;
 
@@ -22,6 +28,8 @@ use crate::v1::signer_service_server::SignerService;
 pub(crate) struct Face {
     pub(super) app: Arc<App>,
     pub(super) limits: Limits,
+    /// Places of open `SignStream`s.
+    pub(super) streams: Arc<Semaphore>,
 }
 
 /// A call that may end before the service is asked.
@@ -37,6 +45,8 @@ impl Call {
         let method = match request.uri().path().rsplit('/').next() {
             Some("Create") => Method::Create,
             Some("Sign") => Method::Sign,
+            Some("SignBatch") => Method::SignBatch,
+            Some("SignStream") => Method::SignStream,
             Some("GetKey") => Method::GetKey,
             Some("ListKeys") => Method::ListKeys,
             _ => Method::Other,
@@ -46,9 +56,7 @@ impl Call {
 
     /// The answer, with the bookkeeping of [`Face::call`].
     pub(super) fn refused(&self, app: &App, error: &Error) -> http::Response<tonic::body::Body> {
-        app.metrics.answered(self.method, error.status());
-        app.metrics.phase(self.method, Phase::Total, self.started.elapsed());
-        super::log(self.method, "grpc", &self.request_id, self.started, Some(error));
+        super::ended(app, (self.method, "grpc"), &self.request_id, self.started, Some(error));
         refuse(error, &self.request_id).into_http()
     }
 }
@@ -61,17 +69,17 @@ impl Face {
         (metadata, extensions): (&MetadataMap, &Extensions),
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<Response<T>, Status> {
-        let started = extensions.get().map_or_else(Instant::now, |Started(started)| *started);
-        let given = metadata.get("x-request-id").map(|value| value.as_bytes().to_vec());
-        let request_id = request_id::accept_or_make(given.as_deref());
+        let started = started(extensions);
+        let request_id = request_id_of(metadata);
         let limit = self.limits.request_timeout();
         let deadline = deadline(metadata).map_or(limit, |deadline| deadline.min(limit));
         let result = timeout_at(started + deadline, work).await;
         let result = result.unwrap_or_else(|_| Err(Error::deadline()));
-        let status = result.as_ref().map_or_else(Error::status, |_| 200);
-        self.app.metrics.answered(method, status);
-        self.app.metrics.phase(method, Phase::Total, started.elapsed());
-        super::log(method, "grpc", &request_id, started, result.as_ref().err());
+        let error = result.as_ref().err();
+        // Items of a batch and requests of a stream are counted where they end.
+        if error.is_some() || !matches!(method, Method::SignBatch | Method::SignStream) {
+            super::ended(&self.app, (method, "grpc"), &request_id, started, error);
+        }
         match result {
             Ok(message) => {
                 let mut response = Response::new(message);
@@ -119,24 +127,50 @@ impl SignerService for Face {
         request: Request<v1::SignRequest>,
     ) -> Result<Response<v1::SignResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
-        let work = async {
-            let request = SignRequest::checked(
-                &message.key_id,
-                &message.digest,
-                message.der,
-                &message.authorization,
-                &message.tenant_id,
-            )?;
-            let signed = self.app.sign(request).await?;
-            Ok(v1::SignResponse {
-                key_id: message.key_id,
-                public_key: Bytes::copy_from_slice(&signed.public_key),
-                signature: Bytes::copy_from_slice(&signed.signature),
-                recovery_id: signed.recovery_id.into(),
-                der: signed.der.unwrap_or_default().into(),
-            })
-        };
+        let work = async { Ok(to_response(self.app.sign(checked(&message)?).await?)) };
         self.call(Method::Sign, (&metadata, &extensions), work).await
+    }
+
+    async fn sign_batch(
+        &self,
+        request: Request<v1::SignBatchRequest>,
+    ) -> Result<Response<v1::SignBatchResponse>, Status> {
+        let (mut metadata, extensions, message) = request.into_parts();
+        let (started, request_id) = (started(&extensions), request_id_of(&metadata));
+        insert(&mut metadata, "x-request-id", &request_id);
+        let limit = self.limits.request_timeout();
+        let deadline = started + deadline(&metadata).map_or(limit, |deadline| deadline.min(limit));
+        let work = async {
+            checked_batch_size(message.requests.len())?;
+            let requests = message.requests.iter().map(checked).collect();
+            let results = self.app.sign_batch(requests, deadline).await;
+            super::batch_ended(&self.app, "grpc", &request_id, started, &results);
+            Ok(v1::SignBatchResponse { results: results.into_iter().map(to_result).collect() })
+        };
+        self.call(Method::SignBatch, (&metadata, &extensions), work).await
+    }
+
+    type SignStreamStream = Answers;
+
+    async fn sign_stream(
+        &self,
+        request: Request<Streaming<v1::SignStreamRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        let (metadata, mut extensions, requests) = request.into_parts();
+        let connection = extensions.remove::<Arc<Connection>>();
+        let work = async {
+            let place = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+                Error::new(Code::Overloaded, "as many streams as one worker serves are open")
+            })?;
+            let opened = Opened {
+                request_id: request_id_of(&metadata),
+                deadline: deadline(&metadata).map(|deadline| started(&extensions) + deadline),
+                connection: connection.ok_or_else(|| Error::internal("no connection"))?,
+                _place: place,
+            };
+            Ok(Answers::new(self.clone(), requests, opened))
+        };
+        self.call(Method::SignStream, (&metadata, &extensions), work).await
     }
 
     async fn get_key(
@@ -172,6 +206,51 @@ impl SignerService for Face {
         };
         self.call(Method::ListKeys, (&metadata, &extensions), work).await
     }
+}
+
+fn started(extensions: &Extensions) -> Instant {
+    extensions.get().map_or_else(Instant::now, |Started(started)| *started)
+}
+
+fn request_id_of(metadata: &MetadataMap) -> String {
+    request_id::accept_or_make(metadata.get("x-request-id").map(MetadataValue::as_encoded_bytes))
+}
+
+/// What both faces mean by it.
+pub(super) fn checked(message: &v1::SignRequest) -> Result<SignRequest, Error> {
+    SignRequest::checked(
+        &message.key_id,
+        &message.digest,
+        message.der,
+        &message.authorization,
+        &message.tenant_id,
+    )
+}
+
+fn to_response(signed: Signed) -> v1::SignResponse {
+    v1::SignResponse {
+        key_id: signed.key_id.to_string(),
+        public_key: Bytes::copy_from_slice(&signed.public_key),
+        signature: Bytes::copy_from_slice(&signed.signature),
+        recovery_id: signed.recovery_id.into(),
+        der: signed.der.unwrap_or_default().into(),
+    }
+}
+
+/// One of several.
+pub(super) fn to_result(result: Result<Signed, Error>) -> v1::SignResult {
+    use v1::sign_result::Result as Either;
+    let either = match result {
+        Ok(signed) => Either::Signed(to_response(signed)),
+        Err(error) => Either::Error(v1::Error {
+            code: error.code.row().name.to_owned(),
+            detail: error.detail.into_owned(),
+            field: error.field.unwrap_or_default().into_owned(),
+            retry_after_ms: error.retry_after_ms.unwrap_or_default(),
+            unlock_request_id: error.unlock_request_id.unwrap_or_default(),
+        }),
+    };
+    v1::SignResult { result: Some(either) }
 }
 
 fn to_message(key: &KeyInfo) -> v1::Key {
@@ -219,7 +298,7 @@ pub(super) fn in_our_words<B>(mut response: http::Response<B>) -> http::Response
     response
 }
 
-fn refuse(error: &Error, request_id: &str) -> Status {
+pub(super) fn refuse(error: &Error, request_id: &str) -> Status {
     let row = error.code.row();
     let mut metadata = MetadataMap::new();
     insert(&mut metadata, "x-request-id", request_id);

@@ -20,6 +20,7 @@ const OPENAPI: &str = include_str!("../../../docs/api/openapi.yaml");
 enum Route<'a> {
     Create,
     Sign,
+    SignBatch,
     Keys,
     Key(&'a str),
     Attestation(&'a str),
@@ -41,15 +42,15 @@ pub(super) async fn handle(
     let work = async {
         caller::check(&request, over_tcp)?;
         let route = route.ok_or_else(|| no_such_path(&path))?;
-        run(ingress, route, request).await
+        run(ingress, route, request, (&request_id, started)).await
     };
     let result = timeout_at(started + ingress.limits.request_timeout(), work).await;
     let result = result.unwrap_or_else(|_| Err(Error::deadline()));
-    let status = result.as_ref().map_or_else(Error::status, |_| 200);
-    let metrics = &ingress.app.metrics;
-    metrics.answered(method, status);
-    metrics.phase(method, Phase::Total, started.elapsed());
-    super::log(method, "http", &request_id, started, result.as_ref().err());
+    let error = result.as_ref().err();
+    // Items of a batch are counted where they end.
+    if error.is_some() || method != Method::SignBatch {
+        super::ended(&ingress.app, (method, "http"), &request_id, started, error);
+    }
     let mut response = match result {
         Ok(body) => answer(StatusCode::OK, "application/json", body),
         Err(error) => refuse(&error, &request_id),
@@ -64,6 +65,7 @@ async fn run(
     ingress: &Ingress,
     route: Route<'_>,
     request: Request<Incoming>,
+    (request_id, started): (&str, Instant),
 ) -> Result<Bytes, Error> {
     let upgrade = request.headers().get(UPGRADE);
     if upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket")) {
@@ -85,6 +87,14 @@ async fn run(
             let body = read_body(ingress, request, Method::Sign).await?;
             let signed = app.sign(contract::read_sign(&body)?).await?;
             Ok(contract::signed(&signed))
+        }
+        Route::SignBatch => {
+            let body = read_body(ingress, request, Method::SignBatch).await?;
+            let requests = contract::read_batch(&body)?;
+            let deadline = started + ingress.limits.request_timeout();
+            let results = app.sign_batch(requests, deadline).await;
+            super::batch_ended(app, "http", request_id, started, &results);
+            Ok(contract::signed_batch(&results))
         }
         Route::Keys => {
             let [keyspace, page] = parameters(&query, ["keyspace", "page"])?;
@@ -112,6 +122,7 @@ fn route(path: &str) -> Option<Route<'_>> {
     match path {
         "/create" => Some(Route::Create),
         "/sign" => Some(Route::Sign),
+        "/sign/batch" => Some(Route::SignBatch),
         "/keys" => Some(Route::Keys),
         "/openapi.json" => Some(Route::OpenApi),
         _ => {
@@ -130,7 +141,7 @@ fn route(path: &str) -> Option<Route<'_>> {
 impl Route<'_> {
     fn verb(&self) -> Verb {
         match self {
-            Self::Create | Self::Sign => Verb::POST,
+            Self::Create | Self::Sign | Self::SignBatch => Verb::POST,
             Self::Keys | Self::Key(_) | Self::Attestation(_) | Self::OpenApi => Verb::GET,
         }
     }
@@ -139,6 +150,7 @@ impl Route<'_> {
         match self {
             Self::Create => Method::Create,
             Self::Sign => Method::Sign,
+            Self::SignBatch => Method::SignBatch,
             Self::Keys => Method::ListKeys,
             Self::Key(_) => Method::GetKey,
             Self::Attestation(_) => Method::Attestation,
@@ -270,6 +282,7 @@ mod tests {
         for (path, found) in [
             ("/create", true),
             ("/sign", true),
+            ("/sign/batch", true),
             ("/keys", true),
             ("/keys/k1", true),
             ("/keys/k1/attestation", true),
@@ -324,8 +337,8 @@ mod tests {
             let path = path.replace("{id}", "k1aaaaaaaaaaaaaaaaaaaaaaaaaa");
             assert!(route(&path).is_some(), "{path}");
         }
-        assert_eq!(paths.len(), 6);
-        let codes = json["components"]["schemas"]["Problem"]["properties"]["code"]["enum"].clone();
+        assert_eq!(paths.len(), 7);
+        let codes = json["components"]["schemas"]["Code"]["enum"].clone();
         let table: Vec<_> = crate::error::TABLE.iter().map(|row| row.name).collect();
         assert_eq!(codes, serde_json::json!(table));
     }

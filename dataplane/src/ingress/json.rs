@@ -15,8 +15,11 @@ const FIELDS_MAX: usize = 16;
 /// An object's fields in the order in which they came.
 #[derive(Debug)]
 pub(crate) struct Fields<'a> {
-    fields: Vec<(Cow<'a, str>, Scalar<'a>)>,
+    fields: Unchecked<'a>,
 }
+
+/// The same before anything was compared with the contract.
+type Unchecked<'a> = Vec<(Cow<'a, str>, Scalar<'a>)>;
 
 #[derive(Debug, PartialEq)]
 enum Scalar<'a> {
@@ -31,13 +34,10 @@ enum Scalar<'a> {
 impl<'a> Fields<'a> {
     /// Reads `body`; every field must be one of `known`.
     pub(crate) fn read(body: &'a [u8], known: &'static [&'static str]) -> Result<Self, Error> {
-        let mut deserializer = serde_json::Deserializer::from_slice(body);
-        let fields = deserializer
-            .deserialize_any(ObjectVisitor)
-            .and_then(|fields| deserializer.end().map(|()| fields))
-            .map_err(|error| {
-                Error::invalid("body", format!("the body is not one JSON object: {error}"))
-            })?;
+        Self::checked(parse(body, ObjectVisitor)?, known)
+    }
+
+    fn checked(fields: Unchecked<'a>, known: &'static [&'static str]) -> Result<Self, Error> {
         for (index, (name, _)) in fields.iter().enumerate() {
             if !known.contains(&&**name) {
                 let name = shown(name);
@@ -85,6 +85,25 @@ impl<'a> Fields<'a> {
     pub(super) fn hex(&mut self, name: &'static str) -> Result<Vec<u8>, Error> {
         self.text(name)?.map_or(Ok(Vec::new()), |text| decode_hex(name, &text))
     }
+}
+
+/// Reads an object with one field `name`, a list of objects whose fields must be some of `known`. An
+/// object with other fields is wrong alone.
+pub(super) fn read_list<'a>(
+    body: &'a [u8],
+    name: &'static str,
+    known: &'static [&'static str],
+) -> Result<Vec<Result<Fields<'a>, Error>>, Error> {
+    let objects = parse(body, ListVisitor(name))??;
+    Ok(objects.into_iter().map(|fields| Fields::checked(fields, known)).collect())
+}
+
+fn parse<'a, V: Visitor<'a>>(body: &'a [u8], visitor: V) -> Result<V::Value, Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let parsed = deserializer.deserialize_any(visitor);
+    parsed.and_then(|value| deserializer.end().map(|()| value)).map_err(|error| {
+        Error::invalid("body", format!("the body is not one JSON object of the contract: {error}"))
+    })
 }
 
 /// Hex with or without 0x, of any even length.
@@ -145,6 +164,48 @@ impl<'de> Visitor<'de> for ObjectVisitor {
             fields.push((name, map.next_value()?));
         }
         Ok(fields)
+    }
+}
+
+/// Reads an object with one field, a list of objects.
+struct ListVisitor(&'static str);
+
+impl<'de> Visitor<'de> for ListVisitor {
+    type Value = Result<Vec<Unchecked<'de>>, Error>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an object with the list {}", self.0)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut list, mut wrong) = (None, None);
+        while let Some(Text(name)) = map.next_key()? {
+            if name == self.0 && list.is_none() {
+                list = Some(map.next_value::<Vec<Object<'de>>>()?);
+                continue;
+            }
+            map.next_value::<IgnoredAny>()?;
+            let detail = if name == self.0 {
+                format!("the field {name} is given twice")
+            } else {
+                format!("unknown field {}; known: {}", shown(&name), self.0)
+            };
+            wrong = wrong.or(Some(Error::invalid(shown(&name), detail)));
+        }
+        let missing = || Error::invalid(self.0, format!("the field {} is missing", self.0));
+        Ok(match wrong {
+            Some(wrong) => Err(wrong),
+            None => list.ok_or_else(missing).map(|list| list.into_iter().map(|it| it.0).collect()),
+        })
+    }
+}
+
+/// One object of a list.
+struct Object<'a>(Unchecked<'a>);
+
+impl<'de> serde::Deserialize<'de> for Object<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ObjectVisitor).map(Self)
     }
 }
 

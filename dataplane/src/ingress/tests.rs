@@ -6,6 +6,7 @@ use sigil_verifier::{PcrAllowList, TrustRoot};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::UnixStream;
 
+use super::idle::IDLE_TIME_MAX;
 use super::*;
 use crate::attest::{BirthVerifier, Trust};
 use crate::config::{ListenAddress, Unlock};
@@ -16,15 +17,15 @@ use crate::store::{EmbeddedStore, Records};
 use crate::unlock::Unlocker;
 
 /// An ingress without an enclave.
-struct Bench {
-    ingress: Arc<Ingress>,
+pub(super) struct Bench {
+    pub(super) ingress: Arc<Ingress>,
     stop: watch::Sender<bool>,
     folder: tempfile::TempDir,
     _boots: watch::Sender<Option<Arc<Boot>>>,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(CONNECTIONS_MAX)
     }
 
@@ -56,7 +57,7 @@ impl Bench {
     }
 
     /// The client's end of a connection that is served as one over TCP.
-    fn connect(&self) -> DuplexStream {
+    pub(super) fn connect(&self) -> DuplexStream {
         let (near, far) = tokio::io::duplex(64 * 1024);
         tokio::spawn(Arc::clone(&self.ingress).connection(far, true, self.stop.subscribe()));
         near
@@ -68,7 +69,7 @@ impl Bench {
 }
 
 /// Whatever is late is this late.
-const LATE: Duration = Duration::from_hours(1);
+pub(super) const LATE: Duration = Duration::from_hours(1);
 
 /// When the other side closes.
 async fn closed(stream: &mut DuplexStream) -> Duration {

@@ -14,6 +14,8 @@ use sigil_enclave_protocol::bounds::{BATCH_ITEMS_MAX, QUEUED_ITEMS_MAX, WINDOW_B
 use sigil_enclave_protocol::v1::{SignBatch, SignItem, SignResult};
 use tokio::sync::{mpsc, oneshot};
 
+use super::PoolError;
+use super::group::Member;
 use super::session::Client;
 use crate::metrics::Metrics;
 
@@ -29,10 +31,18 @@ const _: () = assert!(
     "no number of small messages ends a connection"
 );
 
-/// A request and who waits for its answer. Dropping it tells them that the connection is lost.
+/// A request and who waits for its answer.
 pub(super) struct Job {
     pub(super) item: SignItem,
-    pub(super) reply: oneshot::Sender<SignResult>,
+    pub(super) reply: Reply,
+}
+
+/// Who waits for an answer. Dropping it tells them that the connection is lost.
+pub(super) enum Reply {
+    /// A task of its own.
+    One(oneshot::Sender<SignResult>),
+    /// A task that waits for others too.
+    Member(Member),
 }
 
 /// Callers by tag. Tags are reused, so they stay small.
@@ -42,7 +52,7 @@ struct InFlight {
     messages: usize,
     /// Of the outbound half, while it waits for an answer.
     waits: Option<Waker>,
-    callers: Vec<Option<oneshot::Sender<SignResult>>>,
+    callers: Vec<Option<Reply>>,
     free: Vec<u32>,
 }
 
@@ -83,8 +93,7 @@ async fn exchange(
         in_flight.answered();
         for result in batch.results {
             if let Some(caller) = in_flight.take(result.tag) {
-                // A caller whose deadline passed is gone; the answer is dropped.
-                let _ = caller.send(result);
+                caller.answer(Ok(result));
             }
         }
     }
@@ -94,6 +103,19 @@ async fn exchange(
 /// The lock is held for a few instructions and never over an await.
 fn lock(in_flight: &Mutex<InFlight>) -> std::sync::MutexGuard<'_, InFlight> {
     in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl Reply ===
+
+impl Reply {
+    /// A caller whose deadline passed is gone; the answer is dropped.
+    pub(super) fn answer(self, answer: Result<SignResult, PoolError>) {
+        match (self, answer) {
+            (Self::One(caller), Ok(result)) => drop(caller.send(result)),
+            (Self::One(_), Err(_)) => {}
+            (Self::Member(caller), answer) => caller.answer(answer),
+        }
+    }
 }
 
 // === impl InFlight ===
@@ -113,7 +135,7 @@ impl InFlight {
         self.waits.take().into_iter().for_each(Waker::wake);
     }
 
-    fn put(&mut self, caller: oneshot::Sender<SignResult>) -> u32 {
+    fn put(&mut self, caller: Reply) -> u32 {
         if let Some(tag) = self.free.pop()
             && let Some(slot) = self.callers.get_mut(tag as usize)
         {
@@ -125,7 +147,7 @@ impl InFlight {
     }
 
     /// `None` for a tag that is not in flight, whatever the enclave says.
-    fn take(&mut self, tag: u32) -> Option<oneshot::Sender<SignResult>> {
+    fn take(&mut self, tag: u32) -> Option<Reply> {
         let caller = self.callers.get_mut(tag as usize)?.take()?;
         self.free.push(tag);
         Some(caller)
@@ -163,8 +185,8 @@ mod tests {
     use super::*;
     use futures_util::StreamExt;
 
-    fn job(reply: oneshot::Sender<SignResult>) -> Job {
-        Job { item: SignItem::default(), reply }
+    fn caller() -> Reply {
+        Reply::One(oneshot::channel().0)
     }
 
     fn outbound() -> (mpsc::Sender<Job>, Outbound) {
@@ -177,7 +199,7 @@ mod tests {
     async fn what_is_queued_goes_together_and_at_most_32_at_once() {
         let (sender, mut outbound) = outbound();
         for _ in 0..40 {
-            sender.try_send(job(oneshot::channel().0)).ok().unwrap();
+            sender.try_send(Job { item: SignItem::default(), reply: caller() }).ok().unwrap();
         }
         let first = outbound.next().await.unwrap();
         let second = outbound.next().await.unwrap();
@@ -195,7 +217,9 @@ mod tests {
     async fn without_answers_requests_gather_in_full_messages() {
         let (sender, mut outbound) = outbound();
         let in_flight = Arc::clone(&outbound.in_flight);
-        let send = || sender.try_send(job(oneshot::channel().0)).ok().unwrap();
+        let send = || {
+            sender.try_send(Job { item: SignItem::default(), reply: caller() }).ok().unwrap();
+        };
         for _ in 0..MESSAGES_MAX {
             send();
             assert_eq!(outbound.next().await.unwrap().items.len(), 1);
@@ -211,10 +235,10 @@ mod tests {
     #[test]
     fn tags_are_reused_and_unknown_ones_ignored() {
         let mut in_flight = InFlight::default();
-        let tag = in_flight.put(oneshot::channel().0);
+        let tag = in_flight.put(caller());
         assert!(in_flight.take(tag + 1).is_none());
         assert!(in_flight.take(tag).is_some());
         assert!(in_flight.take(tag).is_none(), "an answer counts once");
-        assert_eq!(in_flight.put(oneshot::channel().0), tag);
+        assert_eq!(in_flight.put(caller()), tag);
     }
 }

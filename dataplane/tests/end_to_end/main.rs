@@ -7,4 +7,5 @@ mod cache;
 mod contract;
 mod crash;
 mod faults;
+mod several;
 mod support;

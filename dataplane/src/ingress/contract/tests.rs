@@ -168,3 +168,78 @@ fn the_signature_answer_is_json() {
     let value: Value = serde_json::from_slice(&signed(&answer)).unwrap();
     assert_eq!(value["der"], "3006");
 }
+
+fn batch_body(requests: &[String]) -> String {
+    format!(r#"{{"requests":[{}]}}"#, requests.join(","))
+}
+
+#[test]
+fn what_is_wrong_with_one_request_of_a_batch_is_its_own_result() {
+    let good = sign_body(&"11".repeat(32));
+    let requests = [
+        good.clone(),
+        sign_body("11"),
+        "{}".to_owned(),
+        good.replace("digest", "digset"),
+        good.replace('}', r#","der":1}"#),
+        good.clone(),
+    ];
+    let results = read_batch(batch_body(&requests).as_bytes()).unwrap();
+    let fields: Vec<_> = results
+        .iter()
+        .map(|result| result.as_ref().err().map(|error| error.field.as_deref().unwrap()))
+        .collect();
+    let expected = [None, Some("digest"), Some("keyId"), Some("digset"), Some("der"), None];
+    assert_eq!(fields, expected);
+}
+
+#[test]
+fn a_batch_that_is_none_is_refused_as_a_whole() {
+    let good = sign_body(&"11".repeat(32));
+    let most = vec![good.clone(); 256];
+    let body = batch_body(&most);
+    assert!(body.len() <= crate::config::Limits::default().body_bytes_max, "{}", body.len());
+    assert_eq!(read_batch(body.as_bytes()).unwrap().len(), most.len());
+    let cases = [
+        (batch_body(&[]), "requests"),
+        (batch_body(&[most.as_slice(), std::slice::from_ref(&good)].concat()), "requests"),
+        ("{}".to_owned(), "requests"),
+        (format!(r#"{{"requests":[{good}],"requests":[{good}]}}"#), "requests"),
+        (format!(r#"{{"requests":[{good}],"der":true}}"#), "der"),
+        (format!("[{good}]"), "body"),
+        (r#"{"requests":[1]}"#.to_owned(), "body"),
+        (r#"{"requests":{}}"#.to_owned(), "body"),
+        (format!(r#"{{"requests":[{good}]"#), "body"),
+        (String::new(), "body"),
+    ];
+    for (body, field) in cases {
+        let error = read_batch(body.as_bytes()).unwrap_err();
+        assert_eq!(error.field.as_deref(), Some(field), "{body}: {error}");
+    }
+}
+
+#[test]
+fn the_answer_of_a_batch_is_json() {
+    let signature = Signed {
+        key_id: KEY_ID.parse().unwrap(),
+        public_key: [2; 33],
+        signature: [3; 64],
+        recovery_id: 1,
+        der: None,
+    };
+    let locked = Error {
+        unlock_request_id: Some("u-1".to_owned()),
+        ..Error::new(Code::UnlockRequired, "locked \"for now\"")
+    };
+    let value: Value =
+        serde_json::from_slice(&signed_batch(&[Ok(signature), Err(locked)])).unwrap();
+    assert_eq!(value["results"][0]["signed"]["keyId"], KEY_ID);
+    let error = serde_json::json!({
+        "code": "UNLOCK_REQUIRED",
+        "detail": "locked \"for now\"",
+        "retryAfterMs": 100,
+        "unlockRequestId": "u-1",
+    });
+    assert_eq!(value["results"][1], serde_json::json!({ "error": error }));
+    assert_eq!(signed_batch(&[]), "{\"results\":[]}");
+}

@@ -1,0 +1,175 @@
+//! Signatures that one task asks for and waits for: the items of a batch, the requests of a stream.
+//! They are sent at once, so they share messages to the enclave, and answered in any order.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_core::Stream;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use sigil_enclave_protocol::v1::SignResult;
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+
+use super::sign::{Located, item, wants_blob};
+use super::{App, SignRequest, Signed};
+use crate::error::Error;
+use crate::metrics::{Method, Phase};
+use crate::pool::{Group, PoolError};
+use crate::router::{may_be_sent_again, pool_error};
+
+/// Requests under way. Its owner bounds how many it begins.
+pub(crate) struct Many {
+    app: Arc<App>,
+    group: Group,
+    begun: u64,
+    /// Sent and not answered, oldest first.
+    sent: BTreeMap<u64, Sent>,
+    /// What needs more than one message: a key's place, its blob, or sending again.
+    slow: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Refused before anything was sent.
+    refused: VecDeque<Done>,
+    /// For the oldest of those that were sent.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// A request's end.
+#[derive(Debug)]
+pub(crate) struct Done {
+    /// What its owner knows it by.
+    pub(crate) tag: u64,
+    /// When it began.
+    pub(crate) begun: Instant,
+    /// The signature, or why there is none.
+    pub(crate) result: Result<Signed, Error>,
+}
+
+struct Sent {
+    tag: u64,
+    begun: Instant,
+    deadline: Instant,
+    request: SignRequest,
+    located: Located,
+}
+
+impl Many {
+    /// Nothing under way.
+    pub(crate) fn new(app: Arc<App>) -> Self {
+        Self {
+            app,
+            group: Group::new(),
+            begun: 0,
+            sent: BTreeMap::new(),
+            slow: FuturesUnordered::new(),
+            refused: VecDeque::new(),
+            timer: None,
+        }
+    }
+
+    /// Requests that have no answer yet.
+    pub(crate) fn len(&self) -> usize {
+        self.sent.len() + self.slow.len() + self.refused.len()
+    }
+
+    /// Starts one request. A deadline is never before that of an earlier request.
+    pub(crate) fn begin(
+        &mut self,
+        tag: u64,
+        request: Result<SignRequest, Error>,
+        deadline: Instant,
+    ) {
+        let begun = Instant::now();
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => {
+                return self.refused.push_back(Done { tag, begun, result: Err(error) });
+            }
+        };
+        let Some(keyspace) = self.app.known_keyspace(request.key_id) else {
+            let app = Arc::clone(&self.app);
+            let work = async move { app.sign(request).await };
+            return self.slowly(tag, begun, deadline, work);
+        };
+        let located = Located { keyspace, blob: None };
+        let number = self.begun;
+        self.begun += 1;
+        self.app.router.begin(item(&located, &request, Bytes::new()), &self.group, number);
+        self.sent.insert(number, Sent { tag, begun, deadline, request, located });
+    }
+
+    /// The next answer; nothing when every request has its own.
+    pub(crate) fn poll_done(&mut self, cx: &mut Context<'_>) -> Poll<Option<Done>> {
+        if let Some(done) = self.refused.pop_front() {
+            return Poll::Ready(Some(done));
+        }
+        while let Poll::Ready(Some((number, answer))) = self.group.poll_answer(cx) {
+            // One whose deadline passed was answered before.
+            let Some(sent) = self.sent.remove(&number) else { continue };
+            if let Some(done) = self.answered(sent, answer) {
+                return Poll::Ready(Some(done));
+            }
+        }
+        if let Poll::Ready(Some(done)) = Pin::new(&mut self.slow).poll_next(cx) {
+            return Poll::Ready(Some(done));
+        }
+        if let Some(Sent { tag, begun, .. }) = self.late(cx) {
+            return Poll::Ready(Some(Done { tag, begun, result: Err(Error::deadline()) }));
+        }
+        if self.len() == 0 { Poll::Ready(None) } else { Poll::Pending }
+    }
+
+    /// The end of a request, unless its first answer is not the last one.
+    fn answered(&mut self, sent: Sent, answer: Result<SignResult, PoolError>) -> Option<Done> {
+        let Sent { tag, begun, deadline, request, located } = sent;
+        self.app.metrics.phase(Method::Sign, Phase::Enclave, begun.elapsed());
+        let last = match &answer {
+            Ok(answer) if wants_blob(answer) => false,
+            answer => !may_be_sent_again(answer),
+        };
+        if last {
+            let answer = answer.map_err(pool_error);
+            let result = answer.and_then(|answer| self.app.signed(&located, &request, &answer));
+            return Some(Done { tag, begun, result });
+        }
+        let app = Arc::clone(&self.app);
+        let work = async move {
+            let again = item(&located, &request, Bytes::new());
+            let answer = app.router.settle(again, (answer, begun), &app.metrics).await?;
+            app.finish(&located, &request, answer).await
+        };
+        self.slowly(tag, begun, deadline, work);
+        None
+    }
+
+    fn slowly(
+        &mut self,
+        tag: u64,
+        begun: Instant,
+        deadline: Instant,
+        work: impl Future<Output = Result<Signed, Error>> + Send + 'static,
+    ) {
+        self.slow.push(Box::pin(async move {
+            let result = timeout_at(deadline, work).await;
+            Done { tag, begun, result: result.unwrap_or_else(|_| Err(Error::deadline())) }
+        }));
+    }
+
+    /// The oldest request if its deadline has passed.
+    fn late(&mut self, cx: &mut Context<'_>) -> Option<Sent> {
+        loop {
+            let oldest = self.sent.first_entry()?;
+            let deadline = oldest.get().deadline;
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+            if timer.as_mut().poll(cx).is_pending() {
+                // It may be that of an older request; then it only wakes early.
+                return None;
+            }
+            self.timer = None;
+            if deadline <= Instant::now() {
+                return Some(oldest.remove());
+            }
+        }
+    }
+}
