@@ -106,11 +106,8 @@ impl Admin {
         }
     }
 
-    /// "Answers honestly", never "unlocked" or "has an enclave": an outage of KMS or an enclave must
-    /// not take the member out of its Service, where callers would get no hint at all. A store that
-    /// cannot write is different: every create would fail.
     fn readyz(&self) -> Response<Full<Bytes>> {
-        if self.status.snapshot().store_durable {
+        if self.status.snapshot().is_ready() {
             page(StatusCode::OK, TEXT, "ok\n".to_owned())
         } else {
             page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "the store cannot write\n".to_owned())

@@ -32,9 +32,11 @@ pub(crate) mod json;
 pub(crate) mod listener;
 pub(crate) mod request_id;
 mod sign_stream;
+mod standard;
 
 use idle::{Connection, Idle};
 use listener::Listener;
+pub(crate) use standard::Standard;
 
 /// Connections at once of one worker. Applications keep a few each; a thousand of them, with a file and
 /// some 16 KiB of buffers apiece, leave the process room for everything else.
@@ -66,6 +68,7 @@ pub(crate) struct Ingress {
     pub(crate) app: Arc<App>,
     pub(crate) limits: Limits,
     grpc: SignerServiceServer<grpc::Face>,
+    standard: Standard,
     places: Arc<Semaphore>,
 }
 
@@ -75,7 +78,7 @@ struct Started(Instant);
 
 impl Ingress {
     /// Both faces over one application.
-    pub(crate) fn new(app: Arc<App>, limits: Limits) -> Self {
+    pub(crate) fn new(app: Arc<App>, limits: Limits, standard: Standard) -> Self {
         let streams = Arc::new(Semaphore::new(SIGN_STREAMS_MAX));
         let face = grpc::Face {
             app: Arc::clone(&app),
@@ -83,7 +86,7 @@ impl Ingress {
             streams: Arc::clone(&streams),
         };
         let grpc = SignerServiceServer::new(face).max_decoding_message_size(limits.body_bytes_max);
-        Self { app, limits, grpc, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+        Self { app, limits, grpc, standard, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
     }
 
     /// Serves `listener` until `stop`, then lets requests in flight end.
@@ -205,6 +208,9 @@ impl Ingress {
         }
         request.extensions_mut().insert(started);
         request.extensions_mut().insert(Arc::clone(connection));
+        if let Some(service) = self.standard.at(request.uri().path()) {
+            return service(request).await.map(Either::Right);
+        }
         // tonic reads the whole message before it calls the service, whose own limit ends at the same
         // time and is looked at first. tonic's services are always ready.
         let answered = self.grpc.clone().call(request);

@@ -26,4 +26,7 @@ mod unlock;
 #[allow(clippy::allow_attributes_without_reason, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("signer.v1");
+
+    /// The compiled contract as an encoded `FileDescriptorSet`.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("signer.v1");
 }

@@ -14,8 +14,8 @@ use crate::admin::Admin;
 use crate::app::App;
 use crate::attest::{Attester, BirthVerifier, Trust};
 use crate::config::{Config, ListenAddress, Member};
-use crate::ingress::Ingress;
 use crate::ingress::listener::{Bound, bind_all};
+use crate::ingress::{Ingress, Standard};
 use crate::kubernetes::Kubernetes;
 use crate::metrics::Metrics;
 use crate::pool::{BootWatch, Pool};
@@ -51,6 +51,7 @@ struct Shared {
     births: Arc<BirthVerifier>,
     metrics: Arc<Metrics>,
     budget: Arc<RetryBudget>,
+    standard: Standard,
     stop: watch::Receiver<bool>,
     workers: usize,
 }
@@ -88,6 +89,12 @@ impl Server {
         let metrics = Arc::new(Metrics::new());
         let (boots_sender, boots) = watch::channel(None);
         let (stop, stopped) = watch::channel(false);
+        let control = Builder::new_multi_thread()
+            .worker_threads(CONTROL_THREADS)
+            .thread_name("control")
+            .enable_all()
+            .build()?;
+        let standard = control.block_on(Standard::new())?;
         let shared = Arc::new(Shared {
             boots,
             records: Records::new(Arc::new(store)).counting(metrics.rows_skipped.clone()),
@@ -95,15 +102,11 @@ impl Server {
             births: Arc::new(BirthVerifier::new(Arc::clone(&trust))),
             metrics: Arc::clone(&metrics),
             budget: Arc::new(RetryBudget::new(Instant::now())),
+            standard,
             stop: stopped,
             workers,
             config,
         });
-        let control = Builder::new_multi_thread()
-            .worker_threads(CONTROL_THREADS)
-            .thread_name("control")
-            .enable_all()
-            .build()?;
         let attester = Attester {
             handoff: shared.config.enclave.handoff.clone(),
             trust,
@@ -151,6 +154,7 @@ async fn run_control(shared: Arc<Shared>, attester: Attester, status: StatusWrit
         Ok(listener) => drop(tokio::spawn(page.serve(listener))),
         Err(error) => return tracing::error!(%error, "admin listener"),
     }
+    tokio::spawn(shared.standard.clone().follow(status.subscribe(), shared.stop.clone()));
     if let Some(member) = shared.config.member.clone() {
         tokio::spawn(run_kubernetes(member, status.subscribe()));
     }
@@ -197,7 +201,11 @@ fn run_worker(runtime: &Runtime, shared: &Shared, socket: Bound, cpu: Option<usi
         let connections = shared.config.enclave.connections.div_ceil(shared.workers);
         let pool = Pool::start(shared.boots.clone(), connections, Arc::clone(&shared.metrics));
         let app = shared.app(pool);
-        let ingress = Arc::new(Ingress::new(Arc::new(app), shared.config.limits.clone()));
+        let ingress = Arc::new(Ingress::new(
+            Arc::new(app),
+            shared.config.limits.clone(),
+            shared.standard.clone(),
+        ));
         match socket.listen() {
             Ok(listener) => ingress.serve(listener, shared.stop.clone()).await,
             Err(error) => tracing::error!(%error, "public listener"),

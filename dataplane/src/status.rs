@@ -130,6 +130,15 @@ impl KmsErrorClass {
     }
 }
 
+impl MemberStatus {
+    /// "Answers honestly", never "unlocked" or "has an enclave": an outage of KMS or an enclave must
+    /// not take the member out of its Service, where callers would get no hint at all. A store that
+    /// cannot write is different: every create would fail.
+    pub fn is_ready(&self) -> bool {
+        self.store_durable
+    }
+}
+
 /// The writing end; cheap to clone. Readers are told only of real changes.
 #[derive(Clone, Debug)]
 pub struct StatusWriter {

@@ -1,3 +1,6 @@
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
 use futures_util::stream;
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::Frame;
@@ -25,11 +28,11 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    pub(super) fn new() -> Self {
-        Self::with(CONNECTIONS_MAX)
+    pub(super) async fn new() -> Self {
+        Self::with(CONNECTIONS_MAX).await
     }
 
-    fn with(connections_max: usize) -> Self {
+    async fn with(connections_max: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (boots, watched) = watch::channel(None);
         let metrics = Arc::new(Metrics::new());
@@ -50,7 +53,8 @@ impl Bench {
             metrics,
             vec!["default".to_owned()].into(),
         );
-        let mut ingress = Ingress::new(Arc::new(app), Limits::default());
+        let standard = Standard::new().await.unwrap();
+        let mut ingress = Ingress::new(Arc::new(app), Limits::default(), standard);
         ingress.places = Arc::new(Semaphore::new(connections_max));
         let stop = watch::Sender::new(false);
         Self { ingress: Arc::new(ingress), stop, folder, _boots: boots }
@@ -63,9 +67,50 @@ impl Bench {
         near
     }
 
+    /// An HTTP/2 connection of a client that has little room for answers.
+    pub(super) async fn sender<B>(&self) -> http2::SendRequest<B>
+    where
+        B: hyper::body::Body + Send + Unpin + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let io = TokioIo::new(self.connect());
+        let connected = builder.initial_stream_window_size(4_096).handshake(io).await;
+        let (sender, connection) = connected.unwrap();
+        tokio::spawn(connection);
+        sender
+    }
+
+    pub(super) async fn channel(&self) -> Channel {
+        Channel(self.sender().await)
+    }
+
     fn metric(&self, line: &str) -> bool {
         self.ingress.app.metrics.encode().lines().any(|found| found == line)
     }
+}
+
+/// One HTTP/2 connection, for generated clients.
+#[derive(Clone)]
+pub(super) struct Channel(http2::SendRequest<tonic::body::Body>);
+
+impl Service<Request<tonic::body::Body>> for Channel {
+    type Response = Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, hyper::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}
+
+pub(super) fn origin() -> ::http::Uri {
+    ::http::Uri::from_static("http://localhost")
 }
 
 /// Whatever is late is this late.
@@ -81,7 +126,7 @@ async fn closed(stream: &mut DuplexStream) -> Duration {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_sends_no_request_is_closed_after_ten_seconds() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     // Nothing; a part of what tells the versions apart; HTTP/2 without a request.
     for sent in ["", "PRI * HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET / HTTP/1.1\r\n"] {
         let mut stream = bench.connect();
@@ -93,7 +138,7 @@ async fn a_client_that_sends_no_request_is_closed_after_ten_seconds() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_http2_connection_is_closed_and_a_used_one_is_not() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let io = TokioIo::new(bench.connect());
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
     let driver = tokio::spawn(connection);
@@ -111,7 +156,7 @@ async fn an_idle_http2_connection_is_closed_and_a_used_one_is_not() {
 
 #[tokio::test(start_paused = true)]
 async fn a_grpc_message_that_does_not_come_ends_with_the_deadline() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let io = TokioIo::new(bench.connect());
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
     tokio::spawn(connection);
@@ -132,7 +177,7 @@ async fn a_grpc_message_that_does_not_come_ends_with_the_deadline() {
 
 #[tokio::test]
 async fn a_web_page_is_refused_on_both_faces_and_curl_is_not() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let io = TokioIo::new(bench.connect());
     let (mut sender, connection) = http1::handshake(io).await.unwrap();
     tokio::spawn(connection);
@@ -165,7 +210,7 @@ async fn a_web_page_is_refused_on_both_faces_and_curl_is_not() {
 
 #[tokio::test]
 async fn a_connection_over_the_bound_is_closed_at_once_and_counted() {
-    let bench = Bench::with(1);
+    let bench = Bench::with(1).await;
     let path = bench.folder.path().join("public.sock");
     let (mut bound, _) = listener::bind_all(&ListenAddress::Unix(path.clone()), 1).unwrap();
     let listener = bound.pop().unwrap().listen().unwrap();

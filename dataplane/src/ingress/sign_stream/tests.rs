@@ -1,55 +1,17 @@
 use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::time::{advance, timeout};
 
 use super::super::SIGN_STREAMS_MAX;
 use super::super::idle::{IDLE_TIME_MAX, LOOK_INTERVAL};
-use super::super::tests::{Bench, LATE};
+use super::super::tests::{Bench, Channel, LATE, origin};
 use super::*;
 use crate::v1::signer_service_client::SignerServiceClient;
 
 const UNKNOWN: &str = "k1aaaaaaaaaaaaaaaaaaaaaaaaaa";
 
-#[derive(Clone)]
-struct Channel(http2::SendRequest<tonic::body::Body>);
-
-impl tower::Service<http::Request<tonic::body::Body>> for Channel {
-    type Response = http::Response<hyper::body::Incoming>;
-    type Error = hyper::Error;
-    type Future =
-        Pin<Box<dyn Future<Output = Result<Self::Response, hyper::Error>> + Send + 'static>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
-        Box::pin(self.0.send_request(request))
-    }
-}
-
-async fn sender<B>(bench: &Bench) -> http2::SendRequest<B>
-where
-    B: hyper::body::Body + Send + Unpin + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let io = TokioIo::new(bench.connect());
-    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-        // A slow reader has little room itself.
-        .initial_stream_window_size(4_096)
-        .handshake(io)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
-    sender
-}
-
 async fn client(bench: &Bench) -> SignerServiceClient<Channel> {
-    let origin = http::Uri::from_static("http://localhost");
-    SignerServiceClient::with_origin(Channel(sender(bench).await), origin)
+    SignerServiceClient::with_origin(bench.channel().await, origin())
 }
 
 fn ask(tag: u64) -> v1::SignStreamRequest {
@@ -70,7 +32,7 @@ fn code(answer: v1::SignStreamResponse) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn who_does_not_read_is_no_longer_read_and_then_closed() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let mut client = client(&bench).await;
     let (sent, asked) = (Arc::new(std::sync::atomic::AtomicU64::new(0)), 100_000);
     let count = Arc::clone(&sent);
@@ -98,7 +60,7 @@ async fn who_does_not_read_is_no_longer_read_and_then_closed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_ends_with_its_grpc_timeout_and_answers_before() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let mut client = client(&bench).await;
     let mut request = tonic::Request::new(stream::iter([ask(1)]).chain(stream::pending()));
     request.metadata_mut().insert("grpc-timeout", "20S".parse().unwrap());
@@ -117,7 +79,7 @@ async fn a_stream_ends_with_its_grpc_timeout_and_answers_before() {
 
 #[tokio::test(start_paused = true)]
 async fn a_quiet_stream_is_told_to_come_again() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let mut client = client(&bench).await;
     let requests = stream::iter([ask(1)]).chain(stream::pending());
     let mut answers = client.sign_stream(requests).await.unwrap().into_inner();
@@ -130,7 +92,7 @@ async fn a_quiet_stream_is_told_to_come_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_busy_stream_outlives_the_idle_time() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let mut client = client(&bench).await;
     let (send, requests) = tokio::sync::mpsc::channel(1);
     let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
@@ -147,8 +109,8 @@ async fn a_busy_stream_outlives_the_idle_time() {
 #[tokio::test]
 async fn what_is_no_message_ends_the_stream_after_the_answers_before_it() {
     use prost::Message;
-    let bench = Bench::new();
-    let mut sender = sender::<Full<bytes::Bytes>>(&bench).await;
+    let bench = Bench::new().await;
+    let mut sender = bench.sender::<Full<bytes::Bytes>>().await;
     let message = ask(1).encode_to_vec();
     let mut body = vec![0, 0, 0, 0, u8::try_from(message.len()).unwrap()];
     body.extend(&message);
@@ -169,7 +131,7 @@ async fn what_is_no_message_ends_the_stream_after_the_answers_before_it() {
 
 #[tokio::test]
 async fn a_stream_over_the_bound_is_refused_until_another_ends() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let mut client = client(&bench).await;
     let (end, requests) = tokio::sync::mpsc::channel(1);
     let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
