@@ -28,7 +28,7 @@ use directory::Directory;
 pub(crate) use many::{Done, Many};
 pub(crate) use model::{
     Birth, CreateRequest, Created, KeyInfo, KeyPage, SignRequest, Signed, checked_batch_size,
-    checked_key_id, checked_keyspace,
+    checked_key_id, checked_keyspace, refuse_tenant,
 };
 pub(crate) use refresh::RefreshRequest;
 

@@ -79,6 +79,8 @@ pub(crate) struct Error {
     pub(crate) unlock_request_id: Option<String>,
     /// HTTP status in place of the table's: 404, 405, 413, 415 of the HTTP face.
     pub(crate) http_status: Option<u16>,
+    /// gRPC code in place of the table's: `UNIMPLEMENTED` for a method or an encoding that there is not.
+    pub(crate) grpc: Option<GrpcCode>,
     /// For the log only.
     pub(crate) internal: Option<String>,
 }
@@ -191,6 +193,7 @@ impl Error {
             retry_after_ms: hint,
             unlock_request_id: None,
             http_status: None,
+            grpc: None,
             internal: None,
         }
     }
@@ -231,6 +234,17 @@ impl Error {
     #[must_use]
     pub(crate) fn with_http_status(self, http_status: u16) -> Self {
         Self { http_status: Some(http_status), ..self }
+    }
+
+    /// Replaces the gRPC code.
+    #[must_use]
+    pub(crate) fn with_grpc(self, code: GrpcCode) -> Self {
+        Self { grpc: Some(code), ..self }
+    }
+
+    /// The gRPC code of this error.
+    pub(crate) fn grpc(&self) -> GrpcCode {
+        self.grpc.unwrap_or(self.code.row().grpc)
     }
 
     /// The HTTP status of this error.

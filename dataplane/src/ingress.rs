@@ -72,10 +72,6 @@ pub(crate) struct Ingress {
     places: Arc<Semaphore>,
 }
 
-/// When the head of a request was read; its deadline counts from there on both faces.
-#[derive(Clone, Copy, Debug)]
-struct Started(Instant);
-
 impl Ingress {
     /// Both faces over one application.
     pub(crate) fn new(app: Arc<App>, limits: Limits, standard: Standard) -> Self {
@@ -194,28 +190,23 @@ impl Ingress {
         over_tcp: bool,
         connection: &Arc<Connection>,
     ) -> Response<Body> {
-        let started = Started(Instant::now());
-        let is_grpc = request
-            .headers()
-            .get(::http::header::CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        if !is_grpc {
+        let started = Instant::now();
+        if !grpc::speaks(request.headers()) {
             return self::http::handle(self, request, over_tcp, started).await.map(Either::Left);
         }
-        let call = grpc::Call::of(&request, started);
-        if let Err(error) = caller::check(&request, over_tcp) {
+        let limit = self.limits.request_timeout();
+        let (call, valid) = grpc::Call::of(&request, (started, limit), connection);
+        if let Err(error) = valid.and_then(|()| caller::check(&request, over_tcp)) {
             return call.refused(&self.app, &error).map(Either::Right);
         }
-        request.extensions_mut().insert(started);
-        request.extensions_mut().insert(Arc::clone(connection));
         if let Some(service) = self.standard.at(request.uri().path()) {
-            return service(request).await.map(Either::Right);
+            return call.with_id(service(request).await).map(Either::Right);
         }
-        // tonic reads the whole message before it calls the service, whose own limit ends at the same
-        // time and is looked at first. tonic's services are always ready.
-        let answered = self.grpc.clone().call(request);
-        match timeout_at(started.0 + self.limits.request_timeout(), answered).await {
-            Ok(Ok(response)) => grpc::in_our_words(response).map(Either::Right),
+        // tonic reads the whole message before it calls the service, so the time counts from here. Its
+        // services are always ready.
+        request.extensions_mut().insert(Arc::clone(&call));
+        match timeout_at(call.deadline, self.grpc.clone().call(request)).await {
+            Ok(Ok(response)) => call.in_our_words(&self.app, response).map(Either::Right),
             Ok(Err(never)) => match never {},
             Err(_) => call.refused(&self.app, &Error::deadline()).map(Either::Right),
         }

@@ -26,8 +26,7 @@ pub(super) async fn handle(
     over_tcp: bool,
     time_max: Duration,
 ) -> Response<Full<Bytes>> {
-    let given = request.headers().get("x-request-id").map(http::HeaderValue::as_bytes);
-    let id = request_id::accept_or_make(given);
+    let id = request_id::of(request.headers());
     let result = timeout(time_max, refresh(app, request, over_tcp)).await;
     match result.unwrap_or_else(|_| Err(Error::deadline())) {
         Ok(body) => answer(StatusCode::OK, "application/json", body),

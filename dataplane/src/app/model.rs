@@ -182,7 +182,8 @@ pub(crate) fn checked_keyspace(keyspace: String) -> Result<String, Error> {
     Ok(keyspace)
 }
 
-fn refuse_tenant(tenant_id: &str) -> Result<(), Error> {
+/// Tenants are reserved.
+pub(crate) fn refuse_tenant(tenant_id: &str) -> Result<(), Error> {
     if tenant_id.is_empty() {
         Ok(())
     } else {

@@ -4,18 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
+use tonic::body::Body;
 use tonic::metadata::{MetadataMap, MetadataValue};
-use tonic::{Extensions, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::idle::Connection;
+use super::request_id;
 use super::sign_stream::{Answers, Opened};
-use super::{Started, request_id};
 use crate::app::{
     App, CreateRequest, KeyInfo, SignRequest, Signed, checked_batch_size, checked_key_id,
-    checked_keyspace,
+    checked_keyspace, refuse_tenant,
 };
 use crate::config::Limits;
 use crate::error::{Code, Error};
@@ -32,16 +34,38 @@ pub(crate) struct Face {
     pub(super) streams: Arc<Semaphore>,
 }
 
-/// A call that may end before the service is asked.
+/// What is known of a call before its message is read.
+#[derive(Debug)]
 pub(super) struct Call {
     method: Method,
     request_id: String,
+    /// When its head was read.
     started: Instant,
+    /// When a unary call ends: by `grpc-timeout` or by our own limit, whichever is first.
+    pub(super) deadline: Instant,
+    /// When `grpc-timeout` ends a stream, if there is one.
+    stream_deadline: Option<Instant>,
+    connection: Arc<Connection>,
 }
 
+/// Whether a request is one of gRPC. Other kinds (gRPC-Web, JSON in frames) are not spoken here.
+pub(super) fn speaks(headers: &HeaderMap) -> bool {
+    let Some(kind) = headers.get(CONTENT_TYPE) else { return false };
+    let Some(rest) = kind.as_bytes().strip_prefix(b"application/grpc") else { return false };
+    let rest = rest.strip_prefix(b"+proto").unwrap_or(rest);
+    matches!(rest.first(), None | Some(b';' | b' '))
+}
+
+// === impl Call ===
+
 impl Call {
-    pub(super) fn of<B>(request: &http::Request<B>, started: Started) -> Self {
-        let given = request.headers().get("x-request-id").map(HeaderValue::as_bytes);
+    /// The call, and whether its head is valid. A call that is not has its id and our own limit.
+    pub(super) fn of<B>(
+        request: &http::Request<B>,
+        (started, limit): (Instant, Duration),
+        connection: &Arc<Connection>,
+    ) -> (Arc<Self>, Result<(), Error>) {
+        let headers = request.headers();
         let method = match request.uri().path().rsplit('/').next() {
             Some("Create") => Method::Create,
             Some("Sign") => Method::Sign,
@@ -51,44 +75,108 @@ impl Call {
             Some("ListKeys") => Method::ListKeys,
             _ => Method::Other,
         };
-        Self { method, request_id: request_id::accept_or_make(given), started: started.0 }
+        let given = headers.get("grpc-timeout").map(HeaderValue::as_bytes).map(timeout);
+        let (given, valid) = match given.transpose() {
+            Ok(given) => (given, Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        let call = Self {
+            method,
+            request_id: request_id::of(headers),
+            started,
+            deadline: started + given.map_or(limit, |given| given.min(limit)),
+            stream_deadline: given.map(|given| started + given),
+            connection: Arc::clone(connection),
+        };
+        (Arc::new(call), valid)
     }
 
-    /// The answer, with the bookkeeping of [`Face::call`].
-    pub(super) fn refused(&self, app: &App, error: &Error) -> http::Response<tonic::body::Body> {
+    /// The call's refusal, with the bookkeeping that every call has.
+    pub(super) fn refused(&self, app: &App, error: &Error) -> http::Response<Body> {
         super::ended(app, (self.method, "grpc"), &self.request_id, self.started, Some(error));
         refuse(error, &self.request_id).into_http()
     }
+
+    /// What tonic itself refuses (a method that there is not, a message that is too long or none) is said
+    /// in the contract's words. Every answer has the call's id.
+    pub(super) fn in_our_words(
+        &self,
+        app: &App,
+        response: http::Response<Body>,
+    ) -> http::Response<Body> {
+        if response.headers().contains_key("x-request-id") {
+            return response;
+        }
+        match Status::from_header_map(response.headers()) {
+            Some(status) if status.code() != tonic::Code::Ok => {
+                self.refused(app, &refused_by_tonic(&status))
+            }
+            _ => self.with_id(response),
+        }
+    }
+
+    /// The answer with the call's id.
+    pub(super) fn with_id(&self, mut response: http::Response<Body>) -> http::Response<Body> {
+        if let Ok(id) = HeaderValue::from_str(&self.request_id) {
+            response.headers_mut().insert("x-request-id", id);
+        }
+        response
+    }
 }
 
+fn refused_by_tonic(status: &Status) -> Error {
+    let message = status.message();
+    let error = match status.code() {
+        tonic::Code::Unimplemented if message.contains("compress") => {
+            let detail = "compressed messages are not taken; leave grpc-encoding out";
+            Error::invalid("grpc-encoding", detail).with_grpc(tonic::Code::Unimplemented)
+        }
+        tonic::Code::Unimplemented => {
+            let detail = "there is no such method; grpc.reflection.v1 lists those that there are";
+            Error::invalid("method", detail)
+                .with_grpc(tonic::Code::Unimplemented)
+                .with_http_status(404)
+        }
+        tonic::Code::OutOfRange => {
+            Error::invalid("body", "the message is longer than this listener takes")
+                .with_http_status(413)
+        }
+        _ => Error::invalid("body", "the request is not one message of this method"),
+    };
+    error.because(message)
+}
+
+// === impl Face ===
+
 impl Face {
-    /// Runs one call under its deadline, with the bookkeeping that every call has.
+    /// Runs one call with the bookkeeping that every call has. Its deadline is kept around it.
     async fn call<T>(
         &self,
-        method: Method,
-        (metadata, extensions): (&MetadataMap, &Extensions),
+        call: &Call,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<Response<T>, Status> {
-        let started = started(extensions);
-        let request_id = request_id_of(metadata);
-        let limit = self.limits.request_timeout();
-        let deadline = deadline(metadata).map_or(limit, |deadline| deadline.min(limit));
-        let result = timeout_at(started + deadline, work).await;
-        let result = result.unwrap_or_else(|_| Err(Error::deadline()));
+        let result = work.await;
         let error = result.as_ref().err();
         // Items of a batch and requests of a stream are counted where they end.
-        if error.is_some() || !matches!(method, Method::SignBatch | Method::SignStream) {
-            super::ended(&self.app, (method, "grpc"), &request_id, started, error);
+        if error.is_some() || !matches!(call.method, Method::SignBatch | Method::SignStream) {
+            super::ended(&self.app, (call.method, "grpc"), &call.request_id, call.started, error);
         }
         match result {
             Ok(message) => {
                 let mut response = Response::new(message);
-                insert(response.metadata_mut(), "x-request-id", &request_id);
+                insert(response.metadata_mut(), "x-request-id", &call.request_id);
                 Ok(response)
             }
-            Err(error) => Err(refuse(&error, &request_id)),
+            Err(error) => Err(refuse(&error, &call.request_id)),
         }
     }
+}
+
+/// The call that the ingress has put beside the message.
+fn taken<T>(request: Request<T>) -> Result<(Arc<Call>, T), Status> {
+    let (_, mut extensions, message) = request.into_parts();
+    let call = extensions.remove().ok_or_else(|| Status::internal("no call"))?;
+    Ok((call, message))
 }
 
 #[tonic::async_trait]
@@ -97,7 +185,7 @@ impl SignerService for Face {
         &self,
         request: Request<v1::CreateRequest>,
     ) -> Result<Response<v1::CreateResponse>, Status> {
-        let (metadata, extensions, message) = request.into_parts();
+        let (call, message) = taken(request)?;
         let work = async {
             let request = CreateRequest::checked(
                 message.keyspace,
@@ -119,35 +207,31 @@ impl SignerService for Face {
                 }),
             })
         };
-        self.call(Method::Create, (&metadata, &extensions), work).await
+        self.call(&call, work).await
     }
 
     async fn sign(
         &self,
         request: Request<v1::SignRequest>,
     ) -> Result<Response<v1::SignResponse>, Status> {
-        let (metadata, extensions, message) = request.into_parts();
+        let (call, message) = taken(request)?;
         let work = async { Ok(to_response(self.app.sign(checked(&message)?).await?)) };
-        self.call(Method::Sign, (&metadata, &extensions), work).await
+        self.call(&call, work).await
     }
 
     async fn sign_batch(
         &self,
         request: Request<v1::SignBatchRequest>,
     ) -> Result<Response<v1::SignBatchResponse>, Status> {
-        let (mut metadata, extensions, message) = request.into_parts();
-        let (started, request_id) = (started(&extensions), request_id_of(&metadata));
-        insert(&mut metadata, "x-request-id", &request_id);
-        let limit = self.limits.request_timeout();
-        let deadline = started + deadline(&metadata).map_or(limit, |deadline| deadline.min(limit));
+        let (call, message) = taken(request)?;
         let work = async {
             checked_batch_size(message.requests.len())?;
             let requests = message.requests.iter().map(checked).collect();
-            let results = self.app.sign_batch(requests, deadline).await;
-            super::batch_ended(&self.app, "grpc", &request_id, started, &results);
+            let results = self.app.sign_batch(requests, call.deadline).await;
+            super::batch_ended(&self.app, "grpc", &call.request_id, call.started, &results);
             Ok(v1::SignBatchResponse { results: results.into_iter().map(to_result).collect() })
         };
-        self.call(Method::SignBatch, (&metadata, &extensions), work).await
+        self.call(&call, work).await
     }
 
     type SignStreamStream = Answers;
@@ -156,41 +240,42 @@ impl SignerService for Face {
         &self,
         request: Request<Streaming<v1::SignStreamRequest>>,
     ) -> Result<Response<Answers>, Status> {
-        let (metadata, mut extensions, requests) = request.into_parts();
-        let connection = extensions.remove::<Arc<Connection>>();
+        let (call, requests) = taken(request)?;
         let work = async {
             let place = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
                 Error::new(Code::Overloaded, "as many streams as one worker serves are open")
             })?;
             let opened = Opened {
-                request_id: request_id_of(&metadata),
-                deadline: deadline(&metadata).map(|deadline| started(&extensions) + deadline),
-                connection: connection.ok_or_else(|| Error::internal("no connection"))?,
+                request_id: call.request_id.clone(),
+                deadline: call.stream_deadline,
+                connection: Arc::clone(&call.connection),
                 _place: place,
             };
             Ok(Answers::new(self.clone(), requests, opened))
         };
-        self.call(Method::SignStream, (&metadata, &extensions), work).await
+        self.call(&call, work).await
     }
 
     async fn get_key(
         &self,
         request: Request<v1::GetKeyRequest>,
     ) -> Result<Response<v1::GetKeyResponse>, Status> {
-        let (metadata, extensions, message) = request.into_parts();
+        let (call, message) = taken(request)?;
         let work = async {
+            refuse_tenant(&message.tenant_id)?;
             let key = self.app.key(checked_key_id(&message.key_id)?).await?;
             Ok(v1::GetKeyResponse { key: Some(to_message(&key)) })
         };
-        self.call(Method::GetKey, (&metadata, &extensions), work).await
+        self.call(&call, work).await
     }
 
     async fn list_keys(
         &self,
         request: Request<v1::ListKeysRequest>,
     ) -> Result<Response<v1::ListKeysResponse>, Status> {
-        let (metadata, extensions, message) = request.into_parts();
+        let (call, message) = taken(request)?;
         let work = async {
+            refuse_tenant(&message.tenant_id)?;
             let keyspace = checked_keyspace(message.keyspace)?;
             let after = match message.page.as_str() {
                 "" => None,
@@ -204,16 +289,8 @@ impl SignerService for Face {
                 next_page: page.next.map(|id| id.to_string()).unwrap_or_default(),
             })
         };
-        self.call(Method::ListKeys, (&metadata, &extensions), work).await
+        self.call(&call, work).await
     }
-}
-
-fn started(extensions: &Extensions) -> Instant {
-    extensions.get().map_or_else(Instant::now, |Started(started)| *started)
-}
-
-fn request_id_of(metadata: &MetadataMap) -> String {
-    request_id::accept_or_make(metadata.get("x-request-id").map(MetadataValue::as_encoded_bytes))
 }
 
 /// What both faces mean by it.
@@ -263,18 +340,24 @@ fn to_message(key: &KeyInfo) -> v1::Key {
 }
 
 /// `grpc-timeout`: at most eight digits and a unit, by the gRPC specification.
-fn deadline(metadata: &MetadataMap) -> Option<Duration> {
-    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let value: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+fn timeout(text: &[u8]) -> Result<Duration, Error> {
+    let bad = || {
+        let detail = "grpc-timeout must be 1 to 8 digits and one of H, M, S, m, u, n";
+        Error::invalid("grpc-timeout", detail)
+    };
+    let (unit, digits) = text.split_last().ok_or_else(bad)?;
+    if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(bad());
+    }
+    let value = digits.iter().fold(0, |value, digit| value * 10 + u64::from(digit - b'0'));
     match unit {
-        "H" => Some(Duration::from_secs(value * 3_600)),
-        "M" => Some(Duration::from_secs(value * 60)),
-        "S" => Some(Duration::from_secs(value)),
-        "m" => Some(Duration::from_millis(value)),
-        "u" => Some(Duration::from_micros(value)),
-        "n" => Some(Duration::from_nanos(value)),
-        _ => None,
+        b'H' => Ok(Duration::from_hours(value)),
+        b'M' => Ok(Duration::from_mins(value)),
+        b'S' => Ok(Duration::from_secs(value)),
+        b'm' => Ok(Duration::from_millis(value)),
+        b'u' => Ok(Duration::from_micros(value)),
+        b'n' => Ok(Duration::from_nanos(value)),
+        _ => Err(bad()),
     }
 }
 
@@ -282,20 +365,6 @@ fn insert(metadata: &mut MetadataMap, name: &'static str, value: &str) {
     if let Ok(value) = MetadataValue::try_from(value) {
         metadata.insert(name, value);
     }
-}
-
-/// tonic itself refuses a message that is over the bound, as `OUT_OF_RANGE`. The contract says what HTTP
-/// says: the body is not valid.
-pub(super) fn in_our_words<B>(mut response: http::Response<B>) -> http::Response<B> {
-    let too_long = HeaderValue::from(tonic::Code::OutOfRange as i32);
-    let headers = response.headers_mut();
-    if headers.get("grpc-status") == Some(&too_long) {
-        headers.insert("grpc-status", HeaderValue::from(tonic::Code::InvalidArgument as i32));
-        let name = Code::InvalidArgument.row().name;
-        headers.insert("sigil-code", HeaderValue::from_static(name));
-        headers.insert("sigil-field", HeaderValue::from_static("body"));
-    }
-    response
 }
 
 pub(super) fn refuse(error: &Error, request_id: &str) -> Status {
@@ -313,51 +382,8 @@ pub(super) fn refuse(error: &Error, request_id: &str) -> Status {
     if let Some(id) = &error.unlock_request_id {
         insert(&mut metadata, "x-unlock-request-id", id);
     }
-    Status::with_metadata(row.grpc, error.detail.clone(), metadata)
+    Status::with_metadata(error.grpc(), error.detail.clone(), metadata)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_status_carries_code_field_and_hints() {
-        let error = Error {
-            field: Some("keyId".into()),
-            retry_after_ms: Some(70),
-            unlock_request_id: Some("u-1".to_owned()),
-            ..Error::new(Code::UnlockRequired, "locked")
-        };
-        let status = refuse(&error, "r-1");
-        assert_eq!((status.code(), status.message()), (tonic::Code::Unavailable, "locked"));
-        for (name, value) in [
-            ("sigil-code", "UNLOCK_REQUIRED"),
-            ("sigil-field", "keyId"),
-            ("retry_after_ms", "70"),
-            ("grpc-retry-pushback-ms", "70"),
-            ("x-unlock-request-id", "u-1"),
-            ("x-request-id", "r-1"),
-        ] {
-            assert_eq!(status.metadata().get(name).unwrap(), value);
-        }
-    }
-
-    #[test]
-    fn deadlines_follow_the_grpc_specification() {
-        for (text, expected) in [
-            ("1S", Some(Duration::from_secs(1))),
-            ("20m", Some(Duration::from_millis(20))),
-            ("99999999H", Some(Duration::from_hours(99_999_999))),
-            ("5u", Some(Duration::from_micros(5))),
-            ("123456789m", None),
-            ("m", None),
-            ("", None),
-            ("5x", None),
-            ("-5m", None),
-        ] {
-            let mut metadata = MetadataMap::new();
-            insert(&mut metadata, "grpc-timeout", text);
-            assert_eq!(deadline(&metadata), expected, "{text}");
-        }
-    }
-}
+mod tests;

@@ -1,20 +1,24 @@
 //! The HTTP face: paths, bodies, problem details.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
-use http::{HeaderValue, Method as Verb, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Ingress, Started, caller, contract, request_id};
-use crate::app::{checked_key_id, checked_keyspace};
+use super::{Ingress, caller, contract, request_id};
+use crate::app::{checked_key_id, checked_keyspace, refuse_tenant};
 use crate::error::{Code, Error};
 use crate::metrics::{Method, Phase};
 
 const OPENAPI: &str = include_str!("../../../docs/api/openapi.yaml");
+
+/// The time that the caller gives a request, in whole ms.
+const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
 
 /// A path that exists.
 enum Route<'a> {
@@ -32,19 +36,23 @@ pub(super) async fn handle(
     ingress: &Ingress,
     request: Request<Incoming>,
     over_tcp: bool,
-    Started(started): Started,
+    started: Instant,
 ) -> Response<Full<Bytes>> {
-    let given = request.headers().get("x-request-id").map(HeaderValue::as_bytes);
-    let request_id = request_id::accept_or_make(given);
+    let request_id = request_id::of(request.headers());
+    let limit = ingress.limits.request_timeout();
+    let given = timeout(request.headers());
+    let deadline =
+        started + given.as_ref().map_or(limit, |given| given.unwrap_or(limit).min(limit));
     let path = request.uri().path().to_owned();
     let route = route(&path);
     let method = route.as_ref().map_or(Method::Other, Route::method);
     let work = async {
         caller::check(&request, over_tcp)?;
+        given?;
         let route = route.ok_or_else(|| no_such_path(&path))?;
-        run(ingress, route, request, (&request_id, started)).await
+        run(ingress, route, request, (&request_id, started, deadline)).await
     };
-    let result = timeout_at(started + ingress.limits.request_timeout(), work).await;
+    let result = timeout_at(deadline, work).await;
     let result = result.unwrap_or_else(|_| Err(Error::deadline()));
     let error = result.as_ref().err();
     // Items of a batch are counted where they end.
@@ -65,7 +73,7 @@ async fn run(
     ingress: &Ingress,
     route: Route<'_>,
     request: Request<Incoming>,
-    (request_id, started): (&str, Instant),
+    (request_id, started, deadline): (&str, Instant, Instant),
 ) -> Result<Bytes, Error> {
     let upgrade = request.headers().get(UPGRADE);
     if upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket")) {
@@ -91,13 +99,13 @@ async fn run(
         Route::SignBatch => {
             let body = read_body(ingress, request, Method::SignBatch).await?;
             let requests = contract::read_batch(&body)?;
-            let deadline = started + ingress.limits.request_timeout();
             let results = app.sign_batch(requests, deadline).await;
             super::batch_ended(app, "http", request_id, started, &results);
             Ok(contract::signed_batch(&results))
         }
         Route::Keys => {
-            let [keyspace, page] = parameters(&query, ["keyspace", "page"])?;
+            let [keyspace, page, tenant] = parameters(&query, ["keyspace", "page", "tenantId"])?;
+            refuse_tenant(tenant.unwrap_or_default())?;
             let keyspace = checked_keyspace(keyspace.unwrap_or_default().to_owned())?;
             let page = page.map(checked_key_id).transpose().map_err(|_| {
                 Error::invalid("page", "page must be `nextPage` of the answer before")
@@ -105,16 +113,31 @@ async fn run(
             Ok(to_bytes(&contract::page(&app.keys(&keyspace, page).await?)))
         }
         Route::Key(id) => {
-            let [] = parameters(&query, [])?;
+            let [tenant] = parameters(&query, ["tenantId"])?;
+            refuse_tenant(tenant.unwrap_or_default())?;
             Ok(to_bytes(&contract::key(&app.key(checked_key_id(id)?).await?)))
         }
         Route::Attestation(id) => {
-            let [nonce] = parameters(&query, ["nonce"])?;
+            let [nonce, tenant] = parameters(&query, ["nonce", "tenantId"])?;
+            refuse_tenant(tenant.unwrap_or_default())?;
             let nonce = nonce.map(contract::read_nonce).transpose()?.unwrap_or_default();
             let proof = app.attestation(checked_key_id(id)?, nonce).await?;
             Ok(to_bytes(&contract::statement(&proof)))
         }
         Route::OpenApi => openapi(),
+    }
+}
+
+/// The caller's own deadline, if it has one.
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
+    let Some(value) = headers.get(TIMEOUT_HEADER) else { return Ok(None) };
+    let digits = value.to_str().ok().filter(|text| text.bytes().all(|it| it.is_ascii_digit()));
+    match digits.and_then(|text| text.parse::<u32>().ok()) {
+        Some(ms) if ms > 0 => Ok(Some(Duration::from_millis(ms.into()))),
+        _ => {
+            let detail = format!("{TIMEOUT_HEADER} must be a whole number of ms above 0");
+            Err(Error::invalid(TIMEOUT_HEADER, detail))
+        }
     }
 }
 
@@ -307,6 +330,20 @@ mod tests {
             assert_eq!(parameters(query, known).unwrap_err().field.as_deref(), Some(field));
         }
         assert!(parameters("x=1", []).is_err());
+    }
+
+    #[test]
+    fn a_callers_timeout_is_a_whole_number_of_ms() {
+        let with = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(TIMEOUT_HEADER, HeaderValue::from_str(text).unwrap());
+            timeout(&headers)
+        };
+        assert_eq!(timeout(&HeaderMap::new()), Ok(None));
+        assert_eq!(with("250"), Ok(Some(Duration::from_millis(250))));
+        for bad in ["", "0", "-1", "+1", "1.5", "1s", "99999999999"] {
+            assert_eq!(with(bad).unwrap_err().field.as_deref(), Some(TIMEOUT_HEADER), "{bad}");
+        }
     }
 
     #[test]

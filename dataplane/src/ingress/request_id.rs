@@ -1,10 +1,17 @@
 //! The id that a request has in its answer and in every log line about it.
 
+use http::{HeaderMap, HeaderValue};
+
 /// Characters of an id that a caller gives.
 const CHARACTERS_MAX: usize = 64;
 
+/// The id of a request with these headers.
+pub(crate) fn of(headers: &HeaderMap) -> String {
+    accept_or_make(headers.get("x-request-id").map(HeaderValue::as_bytes))
+}
+
 /// The caller's id if it is short and plain, else a new one of 16 hex digits.
-pub(crate) fn accept_or_make(given: Option<&[u8]>) -> String {
+fn accept_or_make(given: Option<&[u8]>) -> String {
     let plain = |text: &&[u8]| {
         (1..=CHARACTERS_MAX).contains(&text.len())
             && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))

@@ -86,7 +86,7 @@ impl Bench {
         Channel(self.sender().await)
     }
 
-    fn metric(&self, line: &str) -> bool {
+    pub(super) fn metric(&self, line: &str) -> bool {
         self.ingress.app.metrics.encode().lines().any(|found| found == line)
     }
 }

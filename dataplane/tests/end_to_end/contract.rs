@@ -65,7 +65,13 @@ async fn a_key_is_born_proved_listed_and_signs_on_both_faces() {
     let over_http = bench.sign(key_id, [0x42; 32]).await;
     assert_eq!(const_hex::encode(&signed.signature), over_http["signature"].as_str().unwrap());
     let second = grpc.create(v1::CreateRequest::default()).await.unwrap().into_inner();
-    let got = grpc.get_key(v1::GetKeyRequest { key_id: second.key_id.clone() }).await.unwrap();
+    let got = grpc
+        .get_key(v1::GetKeyRequest {
+            key_id: second.key_id.clone(),
+            ..v1::GetKeyRequest::default()
+        })
+        .await
+        .unwrap();
     assert_eq!(got.into_inner().key.unwrap().public_key, second.public_key);
     let listed = grpc.list_keys(v1::ListKeysRequest::default()).await.unwrap().into_inner();
     assert_eq!(listed.keys.len(), 2);
