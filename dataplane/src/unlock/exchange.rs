@@ -1,5 +1,6 @@
 //! One exchange with KMS: begin in the enclave, sign here, tunnel, authorize, result.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use sigil_enclave_protocol::bounds::UNLOCKS_OPEN_MAX;
@@ -58,7 +59,7 @@ pub(super) struct Exchanger {
     kms: Kms,
     limits: Unlock,
     /// The enclave holds few begun unlocks; more would only be refused there.
-    open: Semaphore,
+    pub(super) open: Arc<Semaphore>,
 }
 
 // === impl ExchangeError ===
@@ -115,7 +116,7 @@ impl From<tonic::Status> for ExchangeError {
 
 impl Exchanger {
     pub(super) fn new(pool: Pool, authorizer: Authorizer, kms: Kms, limits: Unlock) -> Self {
-        Self { pool, authorizer, kms, limits, open: Semaphore::new(UNLOCKS_OPEN_MAX) }
+        Self { pool, authorizer, kms, limits, open: Arc::new(Semaphore::new(UNLOCKS_OPEN_MAX)) }
     }
 
     /// Runs one exchange within its limits and audits it.
@@ -273,7 +274,7 @@ async fn while_copying<T>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use tokio::io::AsyncReadExt;
 
