@@ -222,18 +222,31 @@ async fn supervise(shared: Arc<Shared>, mut boots: BootWatch, connections: usize
 async fn keep_connected(shared: Arc<Shared>, boot: Arc<Boot>) {
     let mut backoff = Backoff::new(RECONNECT_MIN, RECONNECT_MAX);
     loop {
-        match Session::open(&boot.address, boot.boot_id, &boot.token).await {
+        let ended = match Session::open(&boot.address, boot.boot_id, &boot.token).await {
             Ok(session) => {
                 backoff.reset();
-                serve_lane(&shared, &session, &boot).await;
+                Ok((session.worker_index, serve_lane(&shared, &session, &boot).await))
             }
-            Err(error) => tracing::debug!(%error, "no connection to the enclave"),
+            Err(error) => Err(error),
+        };
+        let wait = backoff.wait(backoff::random());
+        let again_in_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        match ended {
+            Ok((worker_index, reason)) => tracing::info!(
+                boot_id = %boot.boot_id,
+                worker_index,
+                reason,
+                again_in_ms,
+                "sign stream ended"
+            ),
+            Err(error) => tracing::debug!(%error, again_in_ms, "no connection to the enclave"),
         }
-        tokio::time::sleep(backoff.wait(backoff::random())).await;
+        tokio::time::sleep(wait).await;
     }
 }
 
-async fn serve_lane(shared: &Shared, session: &Session, boot: &Arc<Boot>) {
+/// Serves a connection until it ends; says why it did.
+async fn serve_lane(shared: &Shared, session: &Session, boot: &Arc<Boot>) -> String {
     let (queue, receiver) = mpsc::channel(QUEUE_DEPTH_MAX);
     let lane = Arc::new(Lane {
         queue,
@@ -246,10 +259,5 @@ async fn serve_lane(shared: &Shared, session: &Session, boot: &Arc<Boot>) {
     let ended = stream::run(session.client.clone(), receiver, Arc::clone(&shared.metrics)).await;
     shared.replace(|lanes| lanes.retain(|other| !Arc::ptr_eq(other, &lane)));
     shared.metrics.stream_resets.inc();
-    tracing::info!(
-        boot_id = %boot.boot_id,
-        worker_index = session.worker_index,
-        reason = ended.err().map_or_else(|| "ended".to_owned(), |status| status.message().to_owned()),
-        "sign stream ended"
-    );
+    ended.err().map_or_else(|| "ended".to_owned(), |status| status.message().to_owned())
 }

@@ -175,22 +175,12 @@ async fn warm_signatures_never_reach_kms() {
     let created = bench.create(&json!({})).await;
     bench.assert_signs(&created).await;
     // The other keyspace is unlocked in the background.
-    every_keyspace_tested(&bench).await;
+    bench.every_keyspace_tested().await;
     let before = bench.kms.counters().total();
     for n in 0..200_u8 {
         bench.sign(created["keyId"].as_str().unwrap(), [n; 32]).await;
     }
     assert_eq!(bench.kms.counters().total(), before);
-}
-
-/// Waits until both keyspaces are unlocked and signed once; gives the status.
-async fn every_keyspace_tested(bench: &Bench) -> serde_json::Value {
-    crate::support::eventually("test signature", async || {
-        let status = bench.status().await;
-        let tested = |name: &str| status["keyspaces"][name]["testSignatureMs"].is_number();
-        (tested("default") && tested("payments")).then_some(status)
-    })
-    .await
 }
 
 #[tokio::test]
@@ -201,7 +191,7 @@ async fn probes_metrics_and_status_say_what_is() {
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", bench.dataplane.id())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
-    let status = every_keyspace_tested(&bench).await;
+    let status = bench.every_keyspace_tested().await;
     assert_eq!(status["attested"], true);
     assert_eq!(status["trusted"], false, "the test root is not AWS's");
     assert_eq!(status["measurements"]["pcr0"], const_hex::encode(bench.measurements.pcr0));
@@ -241,8 +231,10 @@ async fn concurrent_signatures_share_messages_to_the_enclave() {
     let bench = Bench::start().await;
     let created = bench.create(&json!({})).await;
     bench.assert_signs(&created).await;
+    bench.every_keyspace_tested().await;
     let before = bench.metric("boundary_crossings_total").await;
-    let grpc = bench.grpc().await;
+    // Together: how many are there at once is not left to how fast the machine runs their sender.
+    let grpc = bench.grpc_gathered(SIGNATURES.into()).await;
     let calls = (0..SIGNATURES).map(|n| {
         let mut grpc = grpc.clone();
         let request = v1::SignRequest {

@@ -1,14 +1,14 @@
 //! KMS and enclave fail in every way that can be made; callers get honest answers, and nothing needs
 //! a restart.
 
-use devkms::FaultMode;
+use devkms::{Counters, FaultMode};
 use serde_json::json;
 
 use crate::support::{Bench, Cutter, Settings, eventually, listen_as};
 
-/// Few attempts and short waits, so that every fault has its round quickly.
-const IMPATIENT: &str = "unlock: {recoveryMs: 100, attemptsMax: 1, connectTimeoutMs: 200, \
-                         attemptTimeoutMs: 700, operationTimeoutMs: 900}";
+/// One attempt and a short wait, so that every fault has its round quickly. The time of an attempt is
+/// that of production: a shorter one is too short on a busy machine, and every unlock with it.
+const IMPATIENT: &str = "unlock: {recoveryMs: 100, attemptsMax: 1}";
 
 #[tokio::test]
 async fn a_locked_dek_is_answered_at_once_and_unlocks_behind_the_caller() {
@@ -159,18 +159,33 @@ async fn an_image_that_is_not_on_the_list_is_never_routed_to() {
     assert_eq!(bench.kms.counters().total(), 0, "KMS was never asked");
 }
 
+/// A count at KMS: as expected, or higher by attempts that were cut off.
+fn assert_count(what: &str, found: u64, expected: u64, cut_off: u64) {
+    let explained = expected..=expected + cut_off;
+    assert!(explained.contains(&found), "{what}: {found}, not {expected}, {cut_off} were cut off");
+}
+
 #[tokio::test]
 async fn a_hundred_callers_of_a_locked_keyspace_cause_one_unlock() {
-    let bench = Bench::with(Settings { fault: FaultMode::Slow, ..Settings::default() }).await;
-    let creates = (0..100).map(|_| async {
-        let body = json!({});
-        bench.create(&body).await
-    });
-    let keys = futures_util::future::join_all(creates).await;
-    assert_eq!(keys.len(), 100);
-    let counters = bench.kms.counters();
+    const CALLERS: usize = 100;
+    let bench = Bench::with(Settings { fault: FaultMode::Http500, ..Settings::default() }).await;
+    let body = json!({});
+    let meets_the_lock = || {
+        eventually("the locked answer", async || {
+            let answer = bench.post("/create", &body).await.unwrap();
+            (answer.text("code") == "UNLOCK_REQUIRED").then_some(())
+        })
+    };
+    meets_the_lock().await;
+    futures_util::future::join_all((0..CALLERS).map(|_| meets_the_lock())).await;
+    bench.kms.set_fault(FaultMode::Off).unwrap();
+    futures_util::future::join_all((0..CALLERS).map(|_| bench.create(&body))).await;
+    bench.every_keyspace_tested().await;
+    let (counters, cut_off) = (bench.kms.counters(), bench.unlocks_cut_off());
     // Two keyspaces: a DEK each, generated once, proved before its election and installed after it.
-    assert_eq!((counters.get("GenerateDataKey", "ok"), counters.get("Decrypt", "ok")), (2, 4));
+    for (action, expected) in [("GenerateDataKey", 2), ("Decrypt", 4)] {
+        assert_count(action, counters.get(action, "ok"), expected, cut_off);
+    }
 }
 
 /// The new boot asks for its keyspaces by itself while callers ask for a key of one of them.
@@ -194,7 +209,7 @@ async fn a_restarted_enclave_costs_one_decrypt_for_each_dek_while_callers_ask() 
     // While KMS is down both kinds of jobs fail and wait, so that they come again together.
     for fault in [FaultMode::Off, FaultMode::Http500, FaultMode::Http500] {
         bench.kms.set_fault(fault).unwrap();
-        let before = bench.kms.counters();
+        let (before, cut_off_before) = (bench.kms.counters(), bench.unlocks_cut_off());
         bench.launcher.kill_child();
         if fault != FaultMode::Off {
             eventually("the key is locked and its unlock fails", async || {
@@ -212,9 +227,11 @@ async fn a_restarted_enclave_costs_one_decrypt_for_each_dek_while_callers_ask() 
         let signs = futures_util::future::join_all(signs);
         futures_util::future::join(signs, futures_util::future::join_all(creates)).await;
         boot = unlocked_again(&boot).await;
-        let unlocks = bench.kms.counters().get("Decrypt", "ok") - before.get("Decrypt", "ok");
-        assert_eq!(unlocks, 2, "{fault}: two keyspaces with a DEK each");
-        assert_eq!(bench.kms.counters().get("GenerateDataKey", "ok"), 2, "{fault}");
+        let (counters, cut_off) = (bench.kms.counters(), bench.unlocks_cut_off() - cut_off_before);
+        let unlocks = counters.get("Decrypt", "ok") - before.get("Decrypt", "ok");
+        assert_count(&format!("{fault}: two keyspaces with a DEK each"), unlocks, 2, cut_off);
+        let generated = |counters: &Counters| counters.get("GenerateDataKey", "ok");
+        assert_eq!(generated(&counters), generated(&before), "{fault}");
     }
 }
 
@@ -233,7 +250,7 @@ async fn no_secret_reaches_the_log_even_at_debug() {
 }
 
 #[tokio::test]
-async fn a_cut_connection_is_back_within_200_ms_and_requests_go_on() {
+async fn a_cut_connection_is_tried_again_within_30_ms_and_requests_go_on() {
     let mut bench = Bench::without_dataplane(&Settings { cable: true, ..Settings::default() });
     let (launcher, handoff) = (bench.path("handoff.sock"), bench.path("cable-handoff.sock"));
     let cutter = Cutter::start(&launcher, &handoff, &bench.path("")).await;
@@ -241,13 +258,18 @@ async fn a_cut_connection_is_back_within_200_ms_and_requests_go_on() {
     let created = bench.create(&json!({})).await;
     let body = json!({ "keyId": created["keyId"], "digest": "11".repeat(32) });
     for _ in 0..5 {
-        let cut = cutter.cut();
+        cutter.cut();
         let answer = bench.post("/sign", &body).await.unwrap();
         let code = answer.text("code");
         assert!(answer.status == 200 || code == "ENCLAVE_UNAVAILABLE", "{code}");
-        let back = eventually("a connection", async || cutter.accepted().first().copied()).await;
-        assert!(back - cut < std::time::Duration::from_millis(200), "{:?}", back - cut);
+        eventually("a connection", async || (cutter.accepted() > 0).then_some(())).await;
         bench.assert_signs(&created).await;
+    }
+    // The waits that were chosen, not the time that it took: that is also the machine's.
+    let ended = bench.logged("sign stream ended");
+    assert!(ended.len() >= 5, "{ended:?}");
+    for line in &ended {
+        assert!((20..=30).contains(&line["again_in_ms"].as_u64().unwrap()), "{line}");
     }
     assert!(bench.metric("grpc_stream_resets_total").await >= 5.0);
     assert_eq!(bench.status().await["running"], true, "the boot was never given up");
@@ -270,7 +292,7 @@ async fn a_hand_off_by_another_user_is_refused_and_the_launchers_own_is_taken() 
     let answer = bench.post("/create", &json!({})).await.unwrap();
     assert_eq!(answer.text("code"), "ENCLAVE_UNAVAILABLE");
     assert_eq!(bench.status().await["running"], false);
-    assert!(between.accepted().is_empty(), "its enclave was never called");
+    assert_eq!(between.accepted(), 0, "its enclave was never called");
 
     drop(between);
     std::fs::remove_file(&handoff).unwrap();

@@ -88,6 +88,7 @@ async fn a_batch_travels_in_full_messages_and_has_a_bound() {
     let created = bench.create(&json!({})).await;
     let key_id = created["keyId"].as_str().unwrap();
     bench.assert_signs(&created).await;
+    bench.every_keyspace_tested().await;
     let mut grpc = bench.grpc().await;
     let of = |count: u16| v1::SignBatchRequest {
         requests: (0..count).map(|n| request(key_id, [n.to_be_bytes(); 16].concat())).collect(),

@@ -14,8 +14,8 @@ use sigil_image_authoring::measurements::Measurements;
 use tempfile::TempDir;
 
 use super::client::{self, Answer, Grpc};
-use super::eventually;
 use super::process::{Process, binary};
+use super::{PATIENCE, eventually};
 
 /// What a test may want different.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct Settings {
     pub(crate) other_image: bool,
     /// The dataplane looks for the launcher at `cable-handoff.sock`, where a [`super::Cutter`] is.
     pub(crate) cable: bool,
-    /// More settings of the dataplane: `unlock:` and `limits:`.
+    /// More settings of the dataplane: `unlock:` and `cache:`.
     pub(crate) extra: &'static str,
 }
 
@@ -158,6 +158,38 @@ impl Bench {
         client::grpc(&self.path("public.sock")).await
     }
 
+    /// One whose first `requests` reach the dataplane together.
+    pub(crate) async fn grpc_gathered(&self, requests: usize) -> Grpc {
+        client::gathered(self.path("public.sock"), requests).await
+    }
+
+    /// Lines of the dataplane's log with this message.
+    pub(crate) fn logged(&self, message: &str) -> Vec<Value> {
+        let log = std::fs::read_to_string(self.path("dataplane.log")).unwrap();
+        // The last line may be half written.
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line["message"] == message).collect()
+    }
+
+    /// Attempts to unlock that ended without an answer; KMS may have given one. The enclave gives KMS two
+    /// seconds of a clock that runs on while the machine has no time for it, so there may be some
+    /// whenever the machine is busy. What is counted at KMS may be higher by these.
+    pub(crate) fn unlocks_cut_off(&self) -> u64 {
+        let failed = self.logged("unlock attempt failed");
+        let cut_off = |line: &&Value| line["reason"] == "timeout" || line["reason"] == "enclave";
+        failed.iter().filter(cut_off).count() as u64
+    }
+
+    /// Waits until both keyspaces are unlocked and signed once; gives the status.
+    pub(crate) async fn every_keyspace_tested(&self) -> Value {
+        eventually("test signature", async || {
+            let status = self.status().await;
+            let tested = |name: &str| status["keyspaces"][name]["testSignatureMs"].is_number();
+            (tested("default") && tested("payments")).then_some(status)
+        })
+        .await
+    }
+
     /// The member's status as JSON.
     pub(crate) async fn status(&self) -> Value {
         self.admin("GET", "/debug/status").await.unwrap().json()
@@ -271,13 +303,16 @@ fn config(
          connections: 2\n  measurements: [{{pcr0: '{}', pcr1: '{}', pcr2: '{}'}}]\n\
          kms: {{region: {}, keyArn: '{}', address: '{}'}}\n\
          keyspaces: [default, payments]\n\
-         store: {{embedded: {{path: {folder}/store}}}}\n{}\n",
+         store: {{embedded: {{path: {folder}/store}}}}\n\
+         limits: {{requestTimeoutMs: {}}}\n{}\n",
         pcr(&pcr0),
         pcr(&measurements.pcr1),
         pcr(&measurements.pcr2),
         kms.region(),
         kms.key_arn,
         kms.addr,
+        // A request takes what the machine's load makes of it; what tests wait for is their own bound.
+        PATIENCE.as_millis(),
         settings.extra,
     )
 }

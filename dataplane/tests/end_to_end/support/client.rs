@@ -1,5 +1,7 @@
 //! HTTP and gRPC over a unix socket, as applications speak them.
 
+mod gather;
+
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,7 +13,10 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use sigil_dataplane::v1::signer_service_client::SignerServiceClient;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
+
+pub(crate) use gather::gathered;
 
 /// An HTTP answer.
 #[derive(Debug)]
@@ -71,9 +76,17 @@ impl tower::Service<Request<tonic::body::Body>> for Channel {
 
 /// Connects a gRPC client.
 pub(crate) async fn grpc(socket: &PathBuf) -> Grpc {
-    let stream = UnixStream::connect(socket).await.unwrap();
-    let (sender, connection) =
-        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    grpc_on(UnixStream::connect(socket).await.unwrap()).await
+}
+
+/// A gRPC client on a connection. It sends as many requests as it is given before the server has said
+/// how many it takes.
+async fn grpc_on(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Grpc {
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_max_send_streams(1_024)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
     tokio::spawn(connection);
     SignerServiceClient::with_origin(Channel(sender), http::Uri::from_static("http://sigil"))
 }

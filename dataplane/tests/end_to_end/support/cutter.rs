@@ -2,6 +2,7 @@
 //! on with its own address; bytes pass untouched.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use sigil_enclave_client::EnclaveAddress;
@@ -9,7 +10,6 @@ use sigil_enclave_client::handoff::Handoff;
 use tokio::io::{AsyncReadExt, copy_bidirectional};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio::time::Instant;
 
 use super::eventually;
 
@@ -22,7 +22,7 @@ pub(crate) struct Cutter {
 #[derive(Default)]
 struct Shared {
     open: Mutex<Vec<AbortHandle>>,
-    accepted: Mutex<Vec<Instant>>,
+    accepted: AtomicUsize,
 }
 
 impl Cutter {
@@ -55,15 +55,14 @@ impl Cutter {
     }
 
     /// Cuts every connection that is open.
-    pub(crate) fn cut(&self) -> Instant {
-        self.shared.accepted.lock().unwrap().clear();
+    pub(crate) fn cut(&self) {
+        self.shared.accepted.store(0, Ordering::Relaxed);
         self.shared.open.lock().unwrap().drain(..).for_each(|connection| connection.abort());
-        Instant::now()
     }
 
-    /// When connections came since the cut.
-    pub(crate) fn accepted(&self) -> Vec<Instant> {
-        self.shared.accepted.lock().unwrap().clone()
+    /// Connections that came since the cut.
+    pub(crate) fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::Relaxed)
     }
 }
 
@@ -76,7 +75,7 @@ impl Drop for Cutter {
 
 async fn forward(listener: UnixListener, enclave: PathBuf, shared: Arc<Shared>) {
     while let Ok((mut near, _)) = listener.accept().await {
-        shared.accepted.lock().unwrap().push(Instant::now());
+        shared.accepted.fetch_add(1, Ordering::Relaxed);
         let enclave = enclave.clone();
         let connection = tokio::spawn(async move {
             let mut far = UnixStream::connect(enclave).await.unwrap();
