@@ -100,17 +100,18 @@ impl Unlocker {
         }
     }
 
-    /// Queues an unlock for a request that met a locked DEK, or joins the one that is queued.
-    /// Gives its id; `None` if the queue is full.
+    /// Queues an unlock for a request that met a locked DEK when it asked the enclave at `asked`, or
+    /// joins the one that is queued. Gives its id; `None` if the queue is full.
     pub(crate) fn demand(
         &self,
         keyspace: &str,
         target: Target,
         key_id: Option<KeyId>,
+        asked: Instant,
     ) -> Option<Arc<str>> {
         self.shared.metrics.unlock_required.get_or_create(&by_keyspace(keyspace)).inc();
         let key = JobKey { keyspace: keyspace.into(), target };
-        let queued = self.shared.request(key, Reason::Demand, key_id);
+        let queued = self.shared.request(key, Reason::Demand, key_id, asked);
         if queued.is_none() {
             self.shared.metrics.unlock_failed(keyspace, KmsErrorClass::QueueFull);
         }
@@ -180,10 +181,16 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn request(&self, key: JobKey, reason: Reason, key_id: Option<KeyId>) -> Option<Arc<str>> {
+    fn request(
+        &self,
+        key: JobKey,
+        reason: Reason,
+        key_id: Option<KeyId>,
+        asked: Instant,
+    ) -> Option<Arc<str>> {
         let queued = {
             let mut state = self.lock();
-            let result = state.queue.request(key, &new_id(), reason, key_id, Instant::now());
+            let result = state.queue.request(key, &new_id(), reason, key_id, asked);
             self.show(&state);
             result
         };

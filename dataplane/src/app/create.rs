@@ -100,7 +100,7 @@ impl App {
         match ErrorCode::try_from(reply.error) {
             Ok(ErrorCode::Ok) => {}
             Ok(ErrorCode::UnlockRequired) => {
-                return Err(self.unlock_required(&plan.keyspace, Target::Sealing, None));
+                return Err(self.unlock_required(&plan.keyspace, Target::Sealing, None, started));
             }
             _ => return Err(Error::from_enclave(reply.error)),
         }
@@ -236,7 +236,7 @@ impl App {
             Ok(ErrorCode::Ok) => {}
             Ok(ErrorCode::UnlockRequired) => {
                 let target = Target::Dek(record.dek_id);
-                return Err(self.unlock_required(&record.keyspace, target, Some(key_id)));
+                return Err(self.unlock_required(&record.keyspace, target, Some(key_id), started));
             }
             _ => return Err(Error::from_enclave(reply.error)),
         }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use sigil_enclave_client::KeyId;
 use sigil_enclave_protocol::v1::{ErrorCode, ProveRequest};
+use tokio::time::Instant;
 
 use super::model::key_not_found;
 use super::{App, Birth, KeyInfo, KeyPage};
@@ -62,6 +63,7 @@ impl App {
             nonce,
         };
         let mut client = self.router.client()?;
+        let asked = Instant::now();
         let mut reply =
             client.prove(request.clone()).await.map_err(|status| call_error(&status))?.into_inner();
         if reply.error == i32::from(ErrorCode::BlobRequired) {
@@ -73,7 +75,7 @@ impl App {
             Ok(ErrorCode::UnlockRequired) => {
                 let target = Target::Dek(record.dek_id);
                 let key_id = Some(KeyId(record.key_id));
-                return Err(self.unlock_required(&record.keyspace, target, key_id));
+                return Err(self.unlock_required(&record.keyspace, target, key_id, asked));
             }
             _ => return Err(Error::from_enclave(reply.error)),
         }

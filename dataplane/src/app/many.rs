@@ -130,14 +130,15 @@ impl Many {
         };
         if last {
             let answer = answer.map_err(pool_error);
-            let result = answer.and_then(|answer| self.app.signed(&located, &request, &answer));
+            let result =
+                answer.and_then(|answer| self.app.signed(&located, &request, (&answer, begun)));
             return Some(Done { tag, begun, result });
         }
         let app = Arc::clone(&self.app);
         let work = async move {
             let again = item(&located, &request, Bytes::new());
             let answer = app.router.settle(again, (answer, begun), &app.metrics).await?;
-            app.finish(&located, &request, answer).await
+            app.finish(&located, &request, (answer, begun)).await
         };
         self.slowly(tag, begun, deadline, work);
         None

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use sigil_enclave_client::KeyId;
 use sigil_enclave_protocol::v1::{ErrorCode, ForceRefreshRequest};
+use tokio::time::Instant;
 
 use super::model::{DEFAULT_KEYSPACE, key_not_found};
 use super::{App, checked_key_id, checked_keyspace, sign};
@@ -64,6 +65,7 @@ impl App {
             key_id: Bytes::copy_from_slice(&record.key_id),
         };
         let mut client = self.router.client()?;
+        let asked = Instant::now();
         let reply = client.force_refresh(request.clone()).await;
         let mut reply = reply.map_err(|status| call_error(&status))?.into_inner();
         let was_cached = reply.error != i32::from(ErrorCode::BlobRequired);
@@ -72,18 +74,18 @@ impl App {
             let again = client.force_refresh(request).await;
             reply = again.map_err(|status| call_error(&status))?.into_inner();
         }
-        self.refreshed(&record, reply.error)?;
+        self.refreshed(&record, reply.error, asked)?;
         tracing::info!(keyspace, %key_id, was_cached, "key refreshed by an operator");
         Ok(Refreshed { was_cached })
     }
 
-    fn refreshed(&self, record: &KeyRecord, code: i32) -> Result<(), Error> {
+    fn refreshed(&self, record: &KeyRecord, code: i32, asked: Instant) -> Result<(), Error> {
         let key_id = KeyId(record.key_id);
         match ErrorCode::try_from(code) {
             Ok(ErrorCode::Ok) => Ok(()),
             Ok(ErrorCode::UnlockRequired) => {
                 let target = Target::Dek(record.dek_id);
-                Err(self.unlock_required(&record.keyspace, target, Some(key_id)))
+                Err(self.unlock_required(&record.keyspace, target, Some(key_id), asked))
             }
             Ok(ErrorCode::BlobRequired) => Err(Error::new(
                 Code::RetryLater,

@@ -44,17 +44,17 @@ impl App {
         Ok(Located { keyspace, blob: Some(record.blob) })
     }
 
-    /// The enclave's answer.
+    /// The enclave's answer, and when it was asked.
     pub(super) async fn ask(
         &self,
         located: &Located,
         request: &SignRequest,
         blob: Bytes,
-    ) -> Result<SignResult, Error> {
-        let started = Instant::now();
+    ) -> Result<(SignResult, Instant), Error> {
+        let asked = Instant::now();
         let answer = self.router.sign(item(located, request, blob), &self.metrics).await;
-        self.metrics.phase(Method::Sign, Phase::Enclave, started.elapsed());
-        answer
+        self.metrics.phase(Method::Sign, Phase::Enclave, asked.elapsed());
+        Ok((answer?, asked))
     }
 
     /// From the enclave's answer to the caller's. A key that the enclave does not hold is sent along
@@ -63,13 +63,13 @@ impl App {
         &self,
         located: &Located,
         request: &SignRequest,
-        mut answer: SignResult,
+        (mut answer, mut asked): (SignResult, Instant),
     ) -> Result<Signed, Error> {
         if wants_blob(&answer) {
             let blob = self.blob(located, request.key_id).await?;
-            answer = self.ask(located, request, blob).await?;
+            (answer, asked) = self.ask(located, request, blob).await?;
         }
-        self.signed(located, request, &answer)
+        self.signed(located, request, (&answer, asked))
     }
 
     /// The key's blob, for an enclave that does not hold the key.
@@ -88,13 +88,13 @@ impl App {
         &self,
         located: &Located,
         request: &SignRequest,
-        answer: &SignResult,
+        (answer, asked): (&SignResult, Instant),
     ) -> Result<Signed, Error> {
         match ErrorCode::try_from(answer.error) {
             Ok(ErrorCode::Ok) => read_signature(request, answer),
             Ok(ErrorCode::UnlockRequired) => {
                 let target = answer.dek_id.as_ref().try_into().map_or(Target::Sealing, Target::Dek);
-                Err(self.unlock_required(&located.keyspace, target, Some(request.key_id)))
+                Err(self.unlock_required(&located.keyspace, target, Some(request.key_id), asked))
             }
             Ok(ErrorCode::BlobRequired) => Err(Error::new(
                 Code::RetryLater,
@@ -111,9 +111,10 @@ impl App {
         keyspace: &str,
         target: Target,
         key_id: Option<KeyId>,
+        asked: Instant,
     ) -> Error {
         let unlock_request_id =
-            self.unlocker.demand(keyspace, target, key_id).map(|id| id.to_string());
+            self.unlocker.demand(keyspace, target, key_id, asked).map(|id| id.to_string());
         if let Some(key_id) = key_id
             && let Some(left_out) = self.invalid.admit(Instant::now())
         {

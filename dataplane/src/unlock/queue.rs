@@ -14,10 +14,6 @@ use tokio::time::Instant;
 
 use crate::status::KmsErrorClass;
 
-/// After an unlock, answers that the enclave gave before it may still arrive here. They must not start
-/// another one.
-const SETTLE_TIME: Duration = Duration::from_millis(500);
-
 /// Longest wait of a background job that keeps failing. A DEK that cannot be opened costs KMS a call
 /// every few minutes; what was repaired is found as soon, and at once when somebody asks for it.
 const BACKGROUND_DELAY_MAX: Duration = Duration::from_mins(5);
@@ -74,7 +70,7 @@ pub(crate) struct Job {
 #[derive(Debug)]
 enum Place {
     Ready,
-    /// Waits for its time. A request may start it from `early` on, if there is such a time.
+    /// Waits for its time. What was asked after `early`, if there is such a time, starts it.
     Delayed {
         until: Instant,
         early: Option<Instant>,
@@ -146,14 +142,16 @@ impl Queue {
         self.jobs.values().filter(|(_, place)| waits(place)).count()
     }
 
-    /// Asks for an unlock; gives the id of the one job that does it.
+    /// Asks for an unlock; gives the id of the one job that does it. `asked` is when the enclave was
+    /// asked that had no DEK, or now: an answer from before an unlock starts no other, however late it
+    /// comes.
     pub(crate) fn request(
         &mut self,
         key: JobKey,
         new_id: &str,
         reason: Reason,
         key_id: Option<KeyId>,
-        now: Instant,
+        asked: Instant,
     ) -> Result<Arc<str>, QueueFull> {
         let boot_id = self.boot_id.ok_or(QueueFull)?;
         let key = match self.found.get(&key) {
@@ -163,8 +161,8 @@ impl Queue {
         if let Some((job, place)) = self.jobs.get_mut(&key) {
             job.key_id = job.key_id.or(key_id);
             if reason == Reason::Demand {
-                job.queued_at = now;
-                if matches!(place, Place::Delayed { early: Some(from), .. } if *from <= now) {
+                job.queued_at = job.queued_at.max(asked);
+                if matches!(place, Place::Delayed { early: Some(early), .. } if *early < asked) {
                     // It goes first, and stays a job of the background: it does not expire.
                     *place = Place::Ready;
                     self.demanded.push_back(key);
@@ -182,7 +180,7 @@ impl Queue {
             boot_id,
             reason,
             key_id,
-            queued_at: now,
+            queued_at: asked,
             rounds_failed: 0,
             last_error: None,
             sealed_at: None,
@@ -251,7 +249,7 @@ impl Queue {
             queued.rounds_failed = 0;
             queued.last_error = None;
             queued.sealed_at = sealing.then_some(now);
-            *place = Place::Delayed { until: now + renew_after, early: Some(now + SETTLE_TIME) };
+            *place = Place::Delayed { until: now + renew_after, early: Some(now) };
         }
         self.tell_follower(&job.key);
     }
@@ -313,9 +311,7 @@ impl Queue {
         job.key_id = job.key_id.or(other.key_id);
         let counts = match other_place {
             Place::Delayed { .. } if other.rounds_failed > 0 => true,
-            Place::Delayed { .. } => {
-                other.sealed_at.is_some_and(|sealed| job.queued_at <= sealed + SETTLE_TIME)
-            }
+            Place::Delayed { .. } => other.sealed_at.is_some_and(|sealed| job.queued_at <= sealed),
             Place::Ready | Place::Running | Place::Following(_) => false,
         };
         if !counts {

@@ -153,7 +153,7 @@ impl Runner {
                 Ok((deks, next)) => {
                     for dek in deks.iter().filter(|dek| dek.dek_id != sealing) {
                         let key = dek_key(&name, dek.dek_id);
-                        if self.shared.request(key, Reason::Boot, None).is_none() {
+                        if self.shared.request(key, Reason::Boot, None, Instant::now()).is_none() {
                             tracing::warn!(
                                 keyspace,
                                 jobs_max = BACKGROUND_JOBS_MAX,
@@ -197,7 +197,7 @@ pub(super) async fn follow_boots(runner: Arc<Runner>, mut boots: BootWatch) {
         if boot.is_some() {
             for keyspace in &runner.keyspaces {
                 let key = JobKey { keyspace: keyspace.as_str().into(), target: Target::Sealing };
-                runner.shared.request(key, Reason::Boot, None);
+                runner.shared.request(key, Reason::Boot, None, Instant::now());
             }
         }
         runner.shared.wake.notify_waiters();

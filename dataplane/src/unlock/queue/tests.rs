@@ -3,6 +3,7 @@ use super::*;
 const TIME_MAX: Duration = Duration::from_secs(30);
 const RENEW: Duration = Duration::from_mins(55);
 const BOOT: BootId = BootId([1; 16]);
+const TICK: Duration = Duration::from_millis(1);
 
 fn queue(depth_max: usize) -> Queue {
     let mut queue = Queue::new(depth_max, TIME_MAX);
@@ -88,9 +89,10 @@ async fn a_renewal_comes_by_itself_or_early_on_demand() {
     ask(&mut queue, dek(1), "a", Reason::Boot);
     let job = take(&mut queue).unwrap();
     queue.done(&job, Instant::now(), RENEW, false);
-    ask(&mut queue, dek(1), "late", Reason::Demand);
+    let asked = Instant::now();
+    tokio::time::advance(RENEW / 2).await;
+    queue.request(dek(1), "late", Reason::Demand, None, asked).unwrap();
     assert!(take(&mut queue).is_none(), "an answer from before the unlock starts no other");
-    tokio::time::advance(SETTLE_TIME).await;
     ask(&mut queue, dek(1), "b", Reason::Demand);
     let job = take(&mut queue).unwrap();
     queue.done(&job, Instant::now(), RENEW, false);
@@ -147,7 +149,7 @@ async fn callers_of_a_dek_that_a_sealing_job_found_join_it_then_and_later() {
     queue.done(&seal, Instant::now(), RENEW, true);
     assert_eq!(&*ask(&mut queue, dek(1), "late", Reason::Demand), "seal");
     assert!(take(&mut queue).is_none(), "an answer from before the unlock starts no other");
-    tokio::time::advance(SETTLE_TIME).await;
+    tokio::time::advance(TICK).await;
     assert_eq!(&*ask(&mut queue, dek(1), "lost", Reason::Demand), "seal");
     assert_eq!(&*take(&mut queue).unwrap().id, "seal", "one job for a new need");
     assert_eq!(&*ask(&mut queue, dek(2), "other", Reason::Demand), "other");
@@ -250,7 +252,7 @@ async fn a_dek_that_never_opens_is_tried_ever_more_seldom_and_by_a_caller_sooner
     queue.failed(&job, KmsErrorClass::Denied, Instant::now(), recovery);
     ask(&mut queue, dek(1), "caller", Reason::Demand);
     assert!(take(&mut queue).is_none(), "not at once");
-    tokio::time::advance(recovery).await;
+    tokio::time::advance(recovery + TICK).await;
     assert_eq!(&*ask(&mut queue, dek(1), "caller", Reason::Demand), "junk");
     let job = take(&mut queue).unwrap();
     assert_eq!((job.reason, job.rounds_failed), (Reason::Boot, 12), "it will not expire");
