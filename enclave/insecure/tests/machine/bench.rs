@@ -127,7 +127,7 @@ impl Bench {
 }
 
 /// Virtual CPUs of each machine, and so workers of its enclave, if it is set: a whole number.
-const CPUS_VARIABLE: &str = "SIGIL_TEST_CPUS";
+pub(crate) const CPUS_VARIABLE: &str = "SIGIL_TEST_CPUS";
 
 /// A number of the environment's, or one.
 pub(crate) fn number(variable: &str) -> u16 {
