@@ -221,7 +221,6 @@ impl App {
 
     /// Has the enclave open the blob; gives the public key that it recomputed.
     pub(super) async fn activate(&self, record: &KeyRecord) -> Result<[u8; 33], Error> {
-        let key_id = KeyId(record.key_id);
         let started = Instant::now();
         let request = v1::ActivateRequest {
             keyspace: record.keyspace.clone(),
@@ -234,10 +233,7 @@ impl App {
         self.metrics.phase(Method::Create, Phase::Enclave, started.elapsed());
         match ErrorCode::try_from(reply.error) {
             Ok(ErrorCode::Ok) => {}
-            Ok(ErrorCode::UnlockRequired) => {
-                let target = Target::Dek(record.dek_id);
-                return Err(self.unlock_required(&record.keyspace, target, Some(key_id), started));
-            }
+            Ok(ErrorCode::UnlockRequired) => return Err(self.dek_locked(record, started)),
             _ => return Err(Error::from_enclave(reply.error)),
         }
         let header = record.public_key().map_err(|error| Error::internal(error.to_string()))?;

@@ -10,7 +10,6 @@ use super::{App, Birth, KeyInfo, KeyPage};
 use crate::error::{Code, Error};
 use crate::router::call_error;
 use crate::store::{KeyRecord, sha256};
-use crate::unlock::Target;
 
 /// Keys of one page: 100 answers fit a few TCP segments.
 const KEYS_PAGE_ROWS: usize = 100;
@@ -72,11 +71,7 @@ impl App {
         }
         match ErrorCode::try_from(reply.error) {
             Ok(ErrorCode::Ok) => {}
-            Ok(ErrorCode::UnlockRequired) => {
-                let target = Target::Dek(record.dek_id);
-                let key_id = Some(KeyId(record.key_id));
-                return Err(self.unlock_required(&record.keyspace, target, key_id, asked));
-            }
+            Ok(ErrorCode::UnlockRequired) => return Err(self.dek_locked(record, asked)),
             _ => return Err(Error::from_enclave(reply.error)),
         }
         let proof = reply.possession.ok_or_else(|| Error::internal("prove without a statement"))?;

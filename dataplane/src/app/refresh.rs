@@ -10,7 +10,6 @@ use super::{App, checked_key_id, checked_keyspace, sign};
 use crate::error::{Code, Error};
 use crate::router::call_error;
 use crate::store::KeyRecord;
-use crate::unlock::Target;
 
 /// A key to open again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,18 +79,14 @@ impl App {
     }
 
     fn refreshed(&self, record: &KeyRecord, code: i32, asked: Instant) -> Result<(), Error> {
-        let key_id = KeyId(record.key_id);
         match ErrorCode::try_from(code) {
             Ok(ErrorCode::Ok) => Ok(()),
-            Ok(ErrorCode::UnlockRequired) => {
-                let target = Target::Dek(record.dek_id);
-                Err(self.unlock_required(&record.keyspace, target, Some(key_id), asked))
-            }
+            Ok(ErrorCode::UnlockRequired) => Err(self.dek_locked(record, asked)),
             Ok(ErrorCode::BlobRequired) => Err(Error::new(
                 Code::RetryLater,
                 "the enclave dropped the key while it was being refreshed",
             )),
-            _ => Err(sign::refused(&record.keyspace, key_id, code)),
+            _ => Err(sign::refused(&record.keyspace, KeyId(record.key_id), code)),
         }
     }
 }

@@ -12,6 +12,7 @@ use super::model::key_not_found;
 use super::{App, SignRequest, Signed};
 use crate::error::{Code, Error};
 use crate::metrics::{Method, Phase};
+use crate::store::KeyRecord;
 use crate::unlock::Target;
 
 /// Where a key lives.
@@ -102,6 +103,12 @@ impl App {
             )),
             _ => Err(refused(&located.keyspace, request.key_id, answer.error)),
         }
+    }
+
+    /// The DEK of this key is locked, says the enclave, which was asked at `asked`.
+    pub(super) fn dek_locked(&self, record: &KeyRecord, asked: Instant) -> Error {
+        let (target, key_id) = (Target::Dek(record.dek_id), Some(KeyId(record.key_id)));
+        self.unlock_required(&record.keyspace, target, key_id, asked)
     }
 
     /// Queues the unlock and says so (row U1). A key whose DEK is not unlocked is INVALID in the

@@ -44,23 +44,19 @@ pub(super) struct SelfTest {
 impl SelfTest {
     /// Tests until it works or is about nothing any more: boot or DEK are gone.
     pub(super) async fn run(self) {
+        let boot_id = self.boot.boot_id.to_string();
         let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         let mut said = None;
         while self.is_about_something() {
             let test = timeout(TEST_TIME_MAX, run(&self.pool, &self.keyspace, &self.boot)).await;
             let Err(error) = test.unwrap_or_else(|_| Err("no answer in time".to_owned())) else {
-                return self.status.tested(
-                    &self.boot.boot_id.to_string(),
-                    &self.keyspace,
-                    self.until,
-                );
+                return self.status.tested(&boot_id, &self.keyspace, self.until);
             };
             // Each reason once: it may be tried for as long as a DEK lives.
             if said.as_ref() != Some(&error) {
                 tracing::error!(keyspace = self.keyspace, error, "test signature failed");
-                let why = Some(error.clone());
-                self.status.test_failed(&self.boot.boot_id.to_string(), &self.keyspace, error);
-                said = why;
+                self.status.test_failed(&boot_id, &self.keyspace, error.clone());
+                said = Some(error);
             }
             sleep(backoff.wait(random())).await;
         }
