@@ -15,7 +15,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
 
 use crate::app::App;
-use crate::ingress::listener::{Listener, Stream};
+use crate::ingress::listener::Listener;
+use crate::ingress::peer::Peer;
 use crate::metrics::Metrics;
 use crate::status::StatusWriter;
 use crate::unlock::Unlocker;
@@ -58,10 +59,10 @@ impl Admin {
             };
             let this = Arc::clone(&this);
             tokio::spawn(async move {
-                let over_tcp = matches!(stream, Stream::Tcp(_));
+                let Ok(peer) = stream.peer() else { return };
                 let service = service_fn(move |request| {
-                    let this = Arc::clone(&this);
-                    async move { Ok::<_, Infallible>(this.answer(request, over_tcp).await) }
+                    let (this, peer) = (Arc::clone(&this), peer.clone());
+                    async move { Ok::<_, Infallible>(this.answer(request, &peer).await) }
                 });
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -75,7 +76,7 @@ impl Admin {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, over_tcp: bool) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Full<Bytes>> {
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/livez") => page(StatusCode::OK, TEXT, "ok\n".to_owned()),
             (&Method::GET, "/readyz") => self.readyz(),
@@ -93,7 +94,7 @@ impl Admin {
                 Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
             },
             (&Method::POST, "/debug/refresh") => {
-                refresh::handle(&self.app, request, over_tcp, self.request_time_max).await
+                refresh::handle(&self.app, request, peer, self.request_time_max).await
             }
             (_, "/debug/unlock/retry" | "/debug/refresh") => {
                 page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "POST\n".into())

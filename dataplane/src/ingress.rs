@@ -30,12 +30,14 @@ pub(crate) mod http;
 mod idle;
 pub(crate) mod json;
 pub(crate) mod listener;
+pub(crate) mod peer;
 pub(crate) mod request_id;
 mod sign_stream;
 mod standard;
 
 use idle::{Connection, Idle};
 use listener::Listener;
+use peer::Peer;
 pub(crate) use standard::Standard;
 
 /// Connections at once of one worker. Applications keep a few each; a thousand of them, with a file and
@@ -91,7 +93,6 @@ impl Ingress {
         listener: Listener,
         mut stop: watch::Receiver<bool>,
     ) {
-        let over_tcp = matches!(listener, Listener::Tcp(_));
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -103,7 +104,8 @@ impl Ingress {
                             self.app.metrics.connections_refused.inc();
                             continue;
                         };
-                        let work = Arc::clone(&self).connection(stream, over_tcp, stop.clone());
+                        let Ok(peer) = stream.peer() else { continue };
+                        let work = Arc::clone(&self).connection(stream, peer, stop.clone());
                         connections.spawn(async move {
                             work.await;
                             drop(place);
@@ -128,7 +130,7 @@ impl Ingress {
     async fn connection(
         self: Arc<Self>,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        over_tcp: bool,
+        peer: Peer,
         mut stop: watch::Receiver<bool>,
     ) {
         let mut builder = Builder::new(TokioExecutor::new());
@@ -148,14 +150,14 @@ impl Ingress {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-        let state = Arc::new(Connection::default());
+        let state = Arc::new(Connection::of(peer));
         let of_requests = Arc::clone(&state);
         let stalled_after = self.limits.request_timeout();
         let service = service_fn(move |request| {
             let (this, state) = (Arc::clone(&self), Arc::clone(&of_requests));
             async move {
                 let _begun = state.begin();
-                Ok::<_, Infallible>(this.dispatch(request, over_tcp, &state).await)
+                Ok::<_, Infallible>(this.dispatch(request, &state).await)
             }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
@@ -187,16 +189,17 @@ impl Ingress {
     async fn dispatch(
         &self,
         mut request: Request<Incoming>,
-        over_tcp: bool,
         connection: &Arc<Connection>,
     ) -> Response<Body> {
         let started = Instant::now();
         if !grpc::speaks(request.headers()) {
-            return self::http::handle(self, request, over_tcp, started).await.map(Either::Left);
+            return self::http::handle(self, request, &connection.peer, started)
+                .await
+                .map(Either::Left);
         }
         let limit = self.limits.request_timeout();
         let (call, valid) = grpc::Call::of(&request, (started, limit), connection);
-        if let Err(error) = valid.and_then(|()| caller::check(&request, over_tcp)) {
+        if let Err(error) = valid.and_then(|()| caller::check(&request, &connection.peer)) {
             return call.refused(&self.app, &error).map(Either::Right);
         }
         if let Some(service) = self.standard.at(request.uri().path()) {

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::app::{App, RefreshRequest};
 use crate::error::Error;
 use crate::ingress::http::{answer, refuse};
+use crate::ingress::peer::Peer;
 use crate::ingress::{caller, json, request_id};
 
 /// Two short fields.
@@ -23,11 +24,11 @@ const FIELDS: &[&str] = &["keyspace", "keyId"];
 pub(super) async fn handle(
     app: &App,
     request: Request<Incoming>,
-    over_tcp: bool,
+    peer: &Peer,
     time_max: Duration,
 ) -> Response<Full<Bytes>> {
     let id = request_id::of(request.headers());
-    let result = timeout(time_max, refresh(app, request, over_tcp)).await;
+    let result = timeout(time_max, refresh(app, request, peer)).await;
     match result.unwrap_or_else(|_| Err(Error::deadline())) {
         Ok(body) => answer(StatusCode::OK, "application/json", body),
         Err(error) => {
@@ -44,8 +45,8 @@ pub(super) async fn handle(
     }
 }
 
-async fn refresh(app: &App, request: Request<Incoming>, over_tcp: bool) -> Result<Bytes, Error> {
-    caller::check(&request, over_tcp)?;
+async fn refresh(app: &App, request: Request<Incoming>, peer: &Peer) -> Result<Bytes, Error> {
+    caller::check(&request, peer)?;
     let body =
         Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await.map_err(|error| {
             let detail = format!("the body did not come, or is longer than {BODY_BYTES_MAX} bytes");

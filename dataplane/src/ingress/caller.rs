@@ -7,14 +7,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use http::Request;
 use http::header::{HOST, ORIGIN};
 
+use super::peer::Peer;
 use crate::error::{Code, Error};
 
-/// Refuses what only a browser sends. On a unix socket any host will do: no browser reaches it.
-pub(crate) fn check<B>(request: &Request<B>, over_tcp: bool) -> Result<(), Error> {
+/// Refuses what only a browser sends. On a unix socket and inside TLS any host will do: no page of a
+/// foreign name gets there.
+pub(crate) fn check<B>(request: &Request<B>, peer: &Peer) -> Result<(), Error> {
     if request.headers().contains_key(ORIGIN) {
         return Err(denied("origin", "requests of web pages (with an Origin header) are refused"));
     }
-    if !over_tcp {
+    if !peer.may_be_a_web_page() {
         return Ok(());
     }
     // HTTP/2 has the name in the URI, HTTP/1.1 in the header, and either may have both.
@@ -58,8 +60,8 @@ mod tests {
             Request::post("/create").header(name, value).body(()).unwrap()
         };
         for origin in ["http://evil.example", "null", "http://127.0.0.1:8080"] {
-            for over_tcp in [false, true] {
-                let error = check(&request("origin", origin), over_tcp).unwrap_err();
+            for peer in [Peer::Unix { uid: 7 }, Peer::Loopback, Peer::Anonymous] {
+                let error = check(&request("origin", origin), &peer).unwrap_err();
                 assert_eq!((error.code, error.status()), (Code::PermissionDenied, 403));
                 assert_eq!(error.field.as_deref(), Some("origin"));
             }
@@ -73,7 +75,7 @@ mod tests {
             "[::1]",
             "[::1]:8080",
         ] {
-            assert!(check(&request("host", good), true).is_ok(), "{good}");
+            assert!(check(&request("host", good), &Peer::Loopback).is_ok(), "{good}");
         }
         for bad in [
             "evil.example",
@@ -89,13 +91,15 @@ mod tests {
             "",
             "user@localhost",
         ] {
-            let error = check(&request("host", bad), true).unwrap_err();
+            let error = check(&request("host", bad), &Peer::Loopback).unwrap_err();
             assert_eq!(error.field.as_deref(), Some("host"), "{bad}");
-            assert!(check(&request("host", bad), false).is_ok(), "{bad} on a unix socket");
+            for peer in [Peer::Unix { uid: 7 }, Peer::Anonymous] {
+                assert!(check(&request("host", bad), &peer).is_ok(), "{bad} from {peer}");
+            }
         }
         let authority = |uri: &str| Request::post(uri).body(()).unwrap();
-        assert!(check(&authority("http://localhost:8080/sign"), true).is_ok());
-        assert!(check(&authority("http://evil.example/sign"), true).is_err());
-        assert!(check(&authority("/sign"), true).is_ok(), "HTTP/1.0 has no host");
+        assert!(check(&authority("http://localhost:8080/sign"), &Peer::Loopback).is_ok());
+        assert!(check(&authority("http://evil.example/sign"), &Peer::Loopback).is_err());
+        assert!(check(&authority("/sign"), &Peer::Loopback).is_ok(), "HTTP/1.0 has no host");
     }
 }

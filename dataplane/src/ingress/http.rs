@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
+use super::peer::Peer;
 use super::{Ingress, caller, contract, request_id};
 use crate::app::{checked_key_id, checked_keyspace, refuse_tenant};
 use crate::error::{Code, Error};
@@ -35,7 +36,7 @@ enum Route<'a> {
 pub(super) async fn handle(
     ingress: &Ingress,
     request: Request<Incoming>,
-    over_tcp: bool,
+    peer: &Peer,
     started: Instant,
 ) -> Response<Full<Bytes>> {
     let request_id = request_id::of(request.headers());
@@ -47,7 +48,7 @@ pub(super) async fn handle(
     let route = route(&path);
     let method = route.as_ref().map_or(Method::Other, Route::method);
     let work = async {
-        caller::check(&request, over_tcp)?;
+        caller::check(&request, peer)?;
         given?;
         let route = route.ok_or_else(|| no_such_path(&path))?;
         run(ingress, route, request, (&request_id, started, deadline)).await

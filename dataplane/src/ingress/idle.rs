@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::HEAD_TIME_MAX;
+use super::peer::Peer;
 
 /// A connection without a request for this long (and one look more) is closed: clients dial again, while
 /// connections that were forgotten would take the places of others.
@@ -17,6 +18,8 @@ pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 /// Requests of one connection; those of a `SignStream` count one each.
 #[derive(Debug)]
 pub(super) struct Connection {
+    /// Who asks.
+    pub(super) peer: Peer,
     begun: AtomicU64,
     ended: AtomicU64,
     ending: watch::Sender<bool>,
@@ -36,17 +39,17 @@ pub(super) enum Idle {
 /// Counts a request as ended when dropped.
 pub(super) struct Begun<'a>(&'a Connection);
 
-impl Default for Connection {
-    fn default() -> Self {
+impl Connection {
+    /// One that was just accepted.
+    pub(super) fn of(peer: Peer) -> Self {
         Self {
+            peer,
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             ending: watch::Sender::new(false),
         }
     }
-}
 
-impl Connection {
     /// A request came.
     pub(super) fn begin(&self) -> Begun<'_> {
         self.stream_begins();

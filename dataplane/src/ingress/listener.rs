@@ -11,6 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_w
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
+use super::peer::Peer;
 use crate::config::ListenAddress;
 
 /// Connections that wait to be accepted.
@@ -118,6 +119,16 @@ impl Listener {
 
 // === impl Stream ===
 
+impl Stream {
+    /// Who is at the other end, before any TLS.
+    pub(crate) fn peer(&self) -> io::Result<Peer> {
+        match self {
+            Self::Tcp(_) => Ok(Peer::Loopback),
+            Self::Unix(stream) => Ok(Peer::Unix { uid: stream.peer_cred()?.uid() }),
+        }
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -201,7 +212,11 @@ mod tests {
         let (first, _) = bind_all(&address, 2).unwrap();
         assert_eq!(bind_all(&address, 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(first);
-        bind_all(&address, 1).unwrap();
+        let (mut bound, _) = bind_all(&address, 1).unwrap();
+        let listener = bound.pop().unwrap().listen().unwrap();
+        let _client = UnixStream::connect(folder.path().join("public.sock")).await.unwrap();
+        let peer = listener.accept().await.unwrap().peer().unwrap();
+        assert_eq!(peer, Peer::Unix { uid: rustix::process::geteuid().as_raw() });
         let mode = std::fs::metadata(folder.path().join("public.sock")).unwrap().permissions();
         assert_eq!(mode.mode() & 0o777, 0o600);
     }

@@ -63,7 +63,11 @@ impl Bench {
     /// The client's end of a connection that is served as one over TCP.
     pub(super) fn connect(&self) -> DuplexStream {
         let (near, far) = tokio::io::duplex(64 * 1024);
-        tokio::spawn(Arc::clone(&self.ingress).connection(far, true, self.stop.subscribe()));
+        tokio::spawn(Arc::clone(&self.ingress).connection(
+            far,
+            Peer::Loopback,
+            self.stop.subscribe(),
+        ));
         near
     }
 
