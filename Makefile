@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 .PHONY: help demo demo-cluster test test-cluster fuzz lint fmt images generate test-enclave enclave-tools eif image-identity \
-	bench-boot bench-gate bench-gate-write bench-s4 bench-sign ctime verify-all
+	unlock-run bench-boot bench-gate bench-gate-write bench-s4 bench-sign ctime verify-all
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -85,9 +85,15 @@ images: ## OCI archives of the production binaries in target/images
 	@hack/packages build
 	@cargo xtask images --profile release --out target/images
 
-generate: ## write the CRDs anew from crds/src
+generate: ## write the CRDs anew from crds/src, and the table of settings from dataplane/src
 	@hack/packages build
 	@cargo run --quiet --package sigil-crds --bin crdgen
+	@cargo run --quiet --package sigil-dataplane -- config-reference >docs/configuration.md
+
+ADMIN ?= http://127.0.0.1:9090
+unlock-run: ## have a running dataplane retry its unlocks now; ADMIN=unix:/path or http://127.0.0.1:9090
+	@hack/packages build
+	@cargo run --quiet --locked --package sigil-dataplane -- ctl retry-unlocks --admin $(ADMIN)
 
 verify-all: ## what takes too long for CI: the image built twice from nothing, fuzzing, benchmarks (hours)
 	@hack/verify-all $(STRICT)

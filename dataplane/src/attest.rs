@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::app::now_ms;
-use crate::config::Cache;
+use crate::config::live::Live;
 use crate::metrics::Metrics;
 use crate::pool::Boot;
 use crate::pool::backoff::{Backoff, random};
@@ -52,8 +52,8 @@ const ATTEST_RETRY_MAX: Duration = Duration::from_secs(2);
 pub(crate) struct Attester {
     pub(crate) handoff: String,
     pub(crate) trust: Arc<Trust>,
-    /// Settings of the key cache that each boot gets.
-    pub(crate) cache: Cache,
+    /// Settings of the key cache that each boot gets, and again when they change.
+    pub(crate) live: Arc<Live>,
     pub(crate) boots: watch::Sender<Option<Arc<Boot>>>,
     pub(crate) status: StatusWriter,
     pub(crate) metrics: Arc<Metrics>,
@@ -148,6 +148,7 @@ impl Attester {
         };
         // Before anything is routed to it. An enclave that does not answer this time signs all the same
         // and is asked again with its health.
+        let mut changed = self.live.subscribe();
         let mut settled = self.settle_cache(handoff).await;
         self.boots.send_replace(Some(Arc::new(boot)));
         let mut health = health::Health::default();
@@ -156,7 +157,11 @@ impl Attester {
             if !settled {
                 settled = self.settle_cache(handoff).await;
             }
-            tokio::time::sleep(HEALTH_PERIOD).await;
+            tokio::select! {
+                () = tokio::time::sleep(HEALTH_PERIOD) => {}
+                // Its sender lives as long as this.
+                _ = changed.changed() => settled = false,
+            }
         }
     }
 
@@ -209,7 +214,8 @@ impl Attester {
     async fn settle_cache(&self, handoff: &Handoff) -> bool {
         let work = async {
             let mut session = self.open(handoff).await?;
-            cache::settle(&self.cache, &mut session.client, &self.status).await
+            let asked = self.live.snapshot();
+            cache::settle(&asked.cache, &mut session.client, &self.status).await
         };
         let done = timeout(ATTEST_TIME_MAX, work).await.unwrap_or(Err(AttestError::Timeout));
         if let Err(error) = &done {

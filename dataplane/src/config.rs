@@ -8,13 +8,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 mod cache;
+pub(crate) mod live;
 mod load;
+pub(crate) mod merge;
+pub(crate) mod reference;
 mod validate;
 
 pub(crate) use validate::keyspace_name_is_valid;
 
 pub use cache::Cache;
 pub use load::{ConfigErrors, load};
+pub use reference::markdown as reference;
 
 /// All settings.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -133,6 +137,8 @@ pub struct Unlock {
     pub queue_depth_max: usize,
     /// Jobs that may run at once, 1..=64.
     pub workers: usize,
+    /// Jobs that may begin in a second, 0..=10000; 0: no limit.
+    pub rate_per_second_max: u32,
     /// Time a request-driven job may wait before it is dropped.
     pub queue_time_max_ms: u64,
     /// Attempts of one job before KMS is left alone for a while.
@@ -276,6 +282,7 @@ impl Default for Unlock {
         Self {
             queue_depth_max: 2_048,
             workers: 16,
+            rate_per_second_max: 100,
             queue_time_max_ms: 30_000,
             attempts_max: 3,
             backoff_min_ms: 50,

@@ -11,6 +11,7 @@ mod pin_image;
 mod probe;
 mod refresh;
 mod report;
+mod retry_unlocks;
 mod sign;
 mod verify_attestation;
 mod verify_key;
@@ -26,6 +27,8 @@ pub enum Command {
     Probe(probe::Args),
     /// Have the enclave open a key again now, and print the answer as JSON.
     Refresh(refresh::Args),
+    /// Have every unlock that backs off run now, and print the queue as JSON.
+    RetryUnlocks(retry_unlocks::Args),
     /// Sign a 32-byte digest and print the answer as JSON.
     Sign(sign::Args),
     /// Verify an attestation document offline and print what was checked as JSON.
@@ -41,6 +44,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::PinImage(args) => pin_image::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Refresh(args) => refresh::run(&args),
+        Command::RetryUnlocks(args) => retry_unlocks::run(&args),
         Command::Sign(args) => sign::run(&args),
         Command::VerifyAttestation(args) => verify_attestation::run(&args),
         Command::VerifyKey(args) => verify_key::run(&args),

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::Service;
 
 use crate::app::{App, Signed};
-use crate::config::Limits;
+use crate::config::live::Live;
 use crate::error::Error;
 use crate::metrics::{Method, Phase};
 use crate::v1::signer_service_server::SignerServiceServer;
@@ -68,7 +68,7 @@ type Body = Either<Full<Bytes>, tonic::body::Body>;
 /// What every connection of a worker shares.
 pub(crate) struct Ingress {
     pub(crate) app: Arc<App>,
-    pub(crate) limits: Limits,
+    pub(crate) live: Arc<Live>,
     grpc: SignerServiceServer<grpc::Face>,
     standard: Standard,
     places: Arc<Semaphore>,
@@ -76,15 +76,16 @@ pub(crate) struct Ingress {
 
 impl Ingress {
     /// Both faces over one application.
-    pub(crate) fn new(app: Arc<App>, limits: Limits, standard: Standard) -> Self {
+    pub(crate) fn new(app: Arc<App>, live: Arc<Live>, standard: Standard) -> Self {
         let streams = Arc::new(Semaphore::new(SIGN_STREAMS_MAX));
         let face = grpc::Face {
             app: Arc::clone(&app),
-            limits: limits.clone(),
+            live: Arc::clone(&live),
             streams: Arc::clone(&streams),
         };
-        let grpc = SignerServiceServer::new(face).max_decoding_message_size(limits.body_bytes_max);
-        Self { app, limits, grpc, standard, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+        let body_bytes_max = live.load().limits.body_bytes_max;
+        let grpc = SignerServiceServer::new(face).max_decoding_message_size(body_bytes_max);
+        Self { app, live, grpc, standard, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
     }
 
     /// Serves `listener` until `stop`, then lets requests in flight end.
@@ -152,7 +153,7 @@ impl Ingress {
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
         let state = Arc::new(Connection::of(peer));
         let of_requests = Arc::clone(&state);
-        let stalled_after = self.limits.request_timeout();
+        let stalled_after = self.live.load().limits.request_timeout();
         let service = service_fn(move |request| {
             let (this, state) = (Arc::clone(&self), Arc::clone(&of_requests));
             async move {
@@ -197,7 +198,7 @@ impl Ingress {
                 .await
                 .map(Either::Left);
         }
-        let limit = self.limits.request_timeout();
+        let limit = self.live.load().limits.request_timeout();
         let (call, valid) = grpc::Call::of(&request, (started, limit), connection);
         if let Err(error) = valid.and_then(|()| caller::check(&request, &connection.peer)) {
             return call.refused(&self.app, &error).map(Either::Right);

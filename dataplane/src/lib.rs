@@ -14,6 +14,7 @@ mod ingress;
 pub mod kubernetes;
 mod metrics;
 mod pool;
+pub mod reload;
 mod router;
 pub mod serve;
 pub mod status;

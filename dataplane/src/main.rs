@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use sigil_dataplane::config::{self, Config};
 use sigil_dataplane::ctl::Command as CtlCommand;
+use sigil_dataplane::reload::Source;
 use sigil_dataplane::serve::Server;
 use tracing_subscriber::EnvFilter;
 
@@ -30,6 +31,9 @@ enum Command {
     Serve(ConfigArgs),
     /// Read a configuration, report every error at once, open nothing.
     CheckConfig(ConfigArgs),
+    /// Print every setting as docs/configuration.md.
+    #[command(hide = true)]
+    ConfigReference,
     /// Create, sign, verify and pin from the command line.
     #[command(subcommand)]
     Ctl(CtlCommand),
@@ -56,7 +60,14 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Serve(args) => with_config(&args, serve),
-        Command::CheckConfig(args) => with_config(&args, |_| ExitCode::SUCCESS),
+        Command::CheckConfig(args) => with_config(&args, |_, _| {
+            println!("{}: no errors", args.config.display());
+            ExitCode::SUCCESS
+        }),
+        Command::ConfigReference => {
+            print!("{}", config::reference());
+            ExitCode::SUCCESS
+        }
         Command::Ctl(command) => sigil_dataplane::ctl::run(command),
     }
 }
@@ -69,7 +80,7 @@ fn forbid_dumps() -> rustix::io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
 }
 
-fn with_config(args: &ConfigArgs, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+fn with_config(args: &ConfigArgs, then: impl FnOnce(Config, Source) -> ExitCode) -> ExitCode {
     let text = match std::fs::read_to_string(&args.config) {
         Ok(text) => text,
         Err(error) => {
@@ -77,8 +88,9 @@ fn with_config(args: &ConfigArgs, then: impl FnOnce(Config) -> ExitCode) -> Exit
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    match config::load(&text, |name| std::env::var(name).ok()) {
-        Ok(config) => then(config),
+    let environment = |name: &str| std::env::var(name).ok();
+    match config::load(&text, environment) {
+        Ok(config) => then(config, Source { path: args.config.clone(), text, environment }),
         Err(errors) => {
             eprint!("{}: {errors}", args.config.display());
             ExitCode::from(EXIT_CONFIG)
@@ -96,7 +108,7 @@ fn abort_on_panic() {
     }));
 }
 
-fn serve(config: Config) -> ExitCode {
+fn serve(config: Config, source: Source) -> ExitCode {
     abort_on_panic();
     let filter =
         EnvFilter::try_from_env("SIGIL_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
@@ -114,6 +126,7 @@ fn serve(config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    server.follow(source);
     server.block_on(sigil_dataplane::serve::stop_signal());
     tracing::info!("stopping");
     server.stop();

@@ -62,6 +62,15 @@ pub(crate) enum Phase {
     Store,
 }
 
+/// What became of a file of settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReloadResult {
+    /// It is in force, but for what needs a restart.
+    Applied,
+    /// It has errors.
+    Refused,
+}
+
 /// All metrics. Shared by every thread.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -99,6 +108,8 @@ pub(crate) struct Metrics {
     pub(crate) boundary_crossings: Counter,
     /// Digests of one message.
     pub(crate) batch_size: Histogram,
+    reloads: Family<Label1, Counter>,
+    restart_needed: Gauge,
     /// What the enclave counts itself.
     pub(crate) enclave: EnclaveMetrics,
 }
@@ -171,6 +182,8 @@ impl Metrics {
             breaker_state: Family::default(),
             boundary_crossings: Counter::default(),
             batch_size: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 24.0, 32.0]),
+            reloads: Family::default(),
+            restart_needed: Gauge::default(),
             enclave: EnclaveMetrics::default(),
         };
         metrics.register(latency, create_latency);
@@ -217,6 +230,13 @@ impl Metrics {
         let help = "0 admitting, 1 probing, 2 shut";
         r.register("circuit_breaker_state", help, self.breaker_state.clone());
         r.register("batch_size_hist", "Digests of one message", self.batch_size.clone());
+        r.register(
+            "config_reload",
+            "Files of settings by what became of them",
+            self.reloads.clone(),
+        );
+        let help = "1 if settings differ that need a restart";
+        r.register("config_restart_needed", help, self.restart_needed.clone());
         r.register_collector(Box::new(self.enclave.clone()));
     }
 
@@ -270,6 +290,18 @@ impl Metrics {
         for known in ["nsm-hwrng", "software", "other"] {
             let labels = vec![("source", known.to_owned())];
             self.rng_source.get_or_create(&labels).set(i64::from(known == source));
+        }
+    }
+
+    /// A file of settings was read; `needs_restart` of them are not in force.
+    pub(crate) fn reloaded(&self, result: ReloadResult, needs_restart: usize) {
+        let label = match result {
+            ReloadResult::Applied => "applied",
+            ReloadResult::Refused => "refused",
+        };
+        self.reloads.get_or_create(&[("result", label)]).inc();
+        if result == ReloadResult::Applied {
+            self.restart_needed.set(i64::from(needs_restart > 0));
         }
     }
 

@@ -13,12 +13,14 @@ use tokio::time::Instant;
 use crate::admin::Admin;
 use crate::app::App;
 use crate::attest::{Attester, BirthVerifier, Trust};
+use crate::config::live::Live;
 use crate::config::{Config, ListenAddress, Member};
 use crate::ingress::listener::{Bound, bind_all};
 use crate::ingress::{Ingress, Standard};
 use crate::kubernetes::Kubernetes;
 use crate::metrics::Metrics;
 use crate::pool::{BootWatch, Pool};
+use crate::reload::{Reloader, Source};
 use crate::router::{RetryBudget, Router};
 use crate::status::{MemberStatus, StatusWriter};
 use crate::store::{EmbeddedStore, Records};
@@ -37,6 +39,9 @@ pub struct Server {
     pub admin: ListenAddress,
     /// Newest status.
     pub status: watch::Receiver<MemberStatus>,
+    live: Arc<Live>,
+    status_writer: StatusWriter,
+    metrics: Arc<Metrics>,
     stop: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
     control: Runtime,
@@ -44,7 +49,10 @@ pub struct Server {
 
 /// What every worker thread gets.
 struct Shared {
+    /// What was given at the start.
     config: Config,
+    /// What is in force.
+    live: Arc<Live>,
     boots: BootWatch,
     records: Records,
     unlocker: Unlocker,
@@ -105,21 +113,39 @@ impl Server {
             standard,
             stop: stopped,
             workers,
+            live: Arc::new(Live::new(config.clone())),
             config,
         });
         let attester = Attester {
             handoff: shared.config.enclave.handoff.clone(),
             trust,
-            cache: shared.config.cache.clone(),
+            live: Arc::clone(&shared.live),
             boots: boots_sender,
             status: status.clone(),
-            metrics,
+            metrics: Arc::clone(&metrics),
         };
         let admin_socket = admin_sockets.pop().context("listeners.admin: nothing bound")?;
         control.spawn(run_control(Arc::clone(&shared), attester, status.clone(), admin_socket));
         let workers = start_workers(&shared, public_sockets)?;
         tracing::info!(%public, %admin, workers = workers.len(), "listening");
-        Ok(Self { public, admin, status: status.subscribe(), stop, workers, control })
+        Ok(Self {
+            public,
+            admin,
+            status: status.subscribe(),
+            live: Arc::clone(&shared.live),
+            status_writer: status,
+            metrics,
+            stop,
+            workers,
+            control,
+        })
+    }
+
+    /// Follows the file that the settings came from.
+    pub fn follow(&self, source: Source) {
+        let (live, status) = (Arc::clone(&self.live), self.status_writer.clone());
+        let reloader = Reloader { source, live, status, metrics: Arc::clone(&self.metrics) };
+        self.control.spawn(reloader.run());
     }
 
     /// Stops accepting, lets requests in flight end, closes the store.
@@ -154,6 +180,7 @@ async fn run_control(shared: Arc<Shared>, attester: Attester, status: StatusWrit
         Ok(listener) => drop(tokio::spawn(page.serve(listener))),
         Err(error) => return tracing::error!(%error, "admin listener"),
     }
+    tokio::spawn(settle_unlocks(shared.unlocker.clone(), Arc::clone(&shared.live)));
     tokio::spawn(shared.standard.clone().follow(status.subscribe(), shared.stop.clone()));
     if let Some(member) = shared.config.member.clone() {
         tokio::spawn(run_kubernetes(member, status.subscribe()));
@@ -162,6 +189,14 @@ async fn run_control(shared: Arc<Shared>, attester: Attester, status: StatusWrit
     let records = shared.records.clone();
     shared.unlocker.start(&shared.config, pool, records, boots, status).await;
     attester.run().await;
+}
+
+/// The unlock queue follows its settings.
+async fn settle_unlocks(unlocker: Unlocker, live: Arc<Live>) {
+    let mut changed = live.subscribe();
+    while changed.changed().await.is_ok() {
+        unlocker.settle(&live.load().unlock);
+    }
 }
 
 /// Signing goes on without the API server, so nothing here ends the process.
@@ -203,7 +238,7 @@ fn run_worker(runtime: &Runtime, shared: &Shared, socket: Bound, cpu: Option<usi
         let app = shared.app(pool);
         let ingress = Arc::new(Ingress::new(
             Arc::new(app),
-            shared.config.limits.clone(),
+            Arc::clone(&shared.live),
             shared.standard.clone(),
         ));
         match socket.listen() {

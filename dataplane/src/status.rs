@@ -36,6 +36,20 @@ pub struct MemberStatus {
     pub keyspaces: BTreeMap<String, KeyspaceStatus>,
     /// The store was opened and its last commit was durable.
     pub store_durable: bool,
+    /// What became of the newest settings.
+    pub config: ConfigStatus,
+}
+
+/// Settings that were read while running.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigStatus {
+    /// How often something was put into force.
+    pub reloads: u64,
+    /// Why the newest file was refused; none of it holds.
+    pub errors: Vec<String>,
+    /// Paths that differ from what is in force and hold after a restart.
+    pub needs_restart: Vec<String>,
 }
 
 /// Hex of the three measurements that name an image.

@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use sigil_enclave_client::KeyId;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -21,6 +22,7 @@ mod breaker;
 mod credentials;
 mod exchange;
 mod queue;
+mod rate;
 mod runner;
 mod self_test;
 #[cfg(test)]
@@ -33,6 +35,7 @@ use breaker::{Admission, Breaker};
 use exchange::{ExchangeError, Exchanger};
 pub(crate) use queue::Target;
 use queue::{Job, JobKey, Next, Queue, Reason};
+use rate::Rate;
 use runner::{Runner, follow_boots, work};
 use worker::{Unlocked, Worker};
 
@@ -49,12 +52,16 @@ struct Shared {
     state: Mutex<State>,
     wake: Notify,
     metrics: Arc<Metrics>,
-    settings: Unlock,
+    settings: Settings,
 }
+
+/// Settings in force; a reload replaces them.
+type Settings = Arc<ArcSwap<Unlock>>;
 
 struct State {
     queue: Queue,
     breaker: Breaker,
+    rate: Rate,
 }
 
 // === impl Unlocker ===
@@ -65,15 +72,28 @@ impl Unlocker {
         let state = State {
             queue: Queue::new(settings.queue_depth_max, settings.queue_time_max()),
             breaker: Breaker::new(settings.recovery()),
+            rate: Rate::new(settings.rate_per_second_max),
         };
         Self {
             shared: Arc::new(Shared {
                 state: Mutex::new(state),
                 wake: Notify::new(),
                 metrics,
-                settings: settings.clone(),
+                settings: Arc::new(ArcSwap::from_pointee(settings.clone())),
             }),
         }
+    }
+
+    /// Other settings hold from now on, also for what is queued; the number of workers stays.
+    pub(crate) fn settle(&self, settings: &Unlock) {
+        self.shared.settings.store(Arc::new(settings.clone()));
+        {
+            let mut state = self.shared.lock();
+            state.queue.settle(settings.queue_depth_max, settings.queue_time_max());
+            state.breaker.settle(settings.recovery());
+            state.rate.set(settings.rate_per_second_max);
+        }
+        self.shared.wake.notify_waiters();
     }
 
     /// Starts workers on the current runtime; they follow `boots`.
@@ -86,7 +106,8 @@ impl Unlocker {
         status: StatusWriter,
     ) {
         let authorizer = Authorizer::from_environment(&config.kms).await;
-        let exchanger = Exchanger::new(pool, authorizer, config.kms.clone(), config.unlock.clone());
+        let limits = Arc::clone(&self.shared.settings);
+        let exchanger = Exchanger::new(pool, authorizer, config.kms.clone(), limits);
         let runner = Arc::new(Runner {
             shared: Arc::clone(&self.shared),
             worker: Worker { exchanger, records, key_arn: config.kms.key_arn.clone() },
@@ -120,7 +141,7 @@ impl Unlocker {
 
     /// A hint for the caller, uniform between the configured bounds, ms.
     pub(crate) fn retry_hint_ms(&self) -> u32 {
-        let settings = &self.shared.settings;
+        let settings = self.shared.settings.load();
         let width = settings.retry_after_max_ms.saturating_sub(settings.retry_after_min_ms) + 1;
         #[allow(clippy::cast_precision_loss, reason = "at most 60,000")]
         let part = Duration::from_millis(width).mul_f64(random() * 0.999_999).as_millis();
@@ -141,6 +162,7 @@ impl Unlocker {
     /// What `/debug/unlock` shows: at most 100 jobs.
     pub(crate) fn debug(&self) -> serde_json::Value {
         const JOBS_MAX: usize = 100;
+        let settings = self.shared.settings.load();
         let state = self.shared.lock();
         let now = Instant::now();
         let jobs: Vec<_> = state
@@ -165,8 +187,9 @@ impl Unlocker {
             .collect();
         serde_json::json!({
             "depth": state.queue.depth(),
-            "depthMax": self.shared.settings.queue_depth_max,
-            "workers": self.shared.settings.workers,
+            "depthMax": settings.queue_depth_max,
+            "workers": settings.workers,
+            "ratePerSecondMax": settings.rate_per_second_max,
             "breaker": state.breaker.name(),
             "jobs": jobs,
         })
@@ -207,12 +230,17 @@ impl Shared {
             Admission::Waiting => return Next::Idle(None),
             Admission::Admitted => {}
         }
+        if let Err(until) = state.rate.check(now) {
+            state.breaker.undecided(now);
+            return Next::Idle(Some(until));
+        }
         let next = state.queue.take(now, &mut |job| {
             self.metrics.unlock_failed(&job.key.keyspace, KmsErrorClass::Expired);
             tracing::warn!(unlock_request_id = &*job.id, "unlock expired in the queue");
         });
-        if matches!(next, Next::Idle(_)) {
-            state.breaker.undecided(now);
+        match next {
+            Next::Idle(_) => state.breaker.undecided(now),
+            Next::Run(_) => state.rate.spend(now),
         }
         self.show(&state);
         next
@@ -252,7 +280,7 @@ impl Shared {
                         KmsErrorClass::Enclave => state.breaker.undecided(now),
                         _ => state.breaker.answered(),
                     }
-                    state.queue.failed(job, error.class, now, self.settings.recovery())
+                    state.queue.failed(job, error.class, now, self.settings.load().recovery())
                 }
             };
             self.show(&state);

@@ -22,6 +22,9 @@ impl std::error::Error for ConfigErrors {}
 
 /// Prefix of environment variables that override a setting.
 const ENVIRONMENT_PREFIX: &str = "SIGIL";
+/// Jaro-Winkler similarity (0 to 1) from which a known key is taken for what was meant: one or two wrong
+/// letters, or a missing unit at the end.
+const LIKENESS_MIN: f64 = 0.85;
 
 /// Reads settings from YAML text; `environment` looks a variable up.
 ///
@@ -32,7 +35,7 @@ pub fn load(
     environment: impl Fn(&str) -> Option<String>,
 ) -> Result<Config, ConfigErrors> {
     let mut errors = Vec::new();
-    let template = template();
+    let template = mapping(&Config::default());
     let mut root = match parse(text) {
         Ok(root) => root,
         Err(error) => return Err(ConfigErrors(vec![error])),
@@ -70,9 +73,10 @@ fn parse(text: &str) -> Result<Mapping, String> {
     }
 }
 
-fn template() -> Mapping {
-    match serde_yaml_ng::to_value(Config::default()) {
-        Ok(Value::Mapping(template)) => template,
+/// Settings as they stand in a file.
+pub(super) fn mapping(config: &Config) -> Mapping {
+    match serde_yaml_ng::to_value(config) {
+        Ok(Value::Mapping(mapping)) => mapping,
         _ => Mapping::new(),
     }
 }
@@ -84,8 +88,7 @@ fn refuse_unknown(path: &str, given: &mut Mapping, template: &Mapping, errors: &
         let here = if path.is_empty() { name } else { format!("{path}.{name}") };
         match (template.get(key), value) {
             (None, _) => {
-                let known: Vec<_> = template.keys().filter_map(Value::as_str).collect();
-                errors.push(format!("{here}: unknown key; known here: {}", known.join(", ")));
+                errors.push(format!("{here}: unknown key; {}", known_keys(key, template)));
                 return false;
             }
             (Some(Value::Mapping(template)), Value::Mapping(given)) => {
@@ -95,6 +98,19 @@ fn refuse_unknown(path: &str, given: &mut Mapping, template: &Mapping, errors: &
         }
         true
     });
+}
+
+/// What may have been meant, or everything that could be.
+fn known_keys(given: &Value, template: &Mapping) -> String {
+    let given = given.as_str().unwrap_or_default();
+    let known: Vec<_> = template.keys().filter_map(Value::as_str).collect();
+    let near = |name: &str| strsim::jaro_winkler(&given.to_lowercase(), &name.to_lowercase());
+    match known.iter().map(|name| (near(name), name)).max_by(|a, b| a.0.total_cmp(&b.0)) {
+        Some((likeness, nearest)) if likeness >= LIKENESS_MIN => {
+            format!("did you mean `{nearest}`?")
+        }
+        _ => format!("known here: {}", known.join(", ")),
+    }
 }
 
 fn override_from(
@@ -129,6 +145,11 @@ fn override_from(
 /// Text stays text where the setting is one: a region or a path is never read as YAML.
 fn value_of(text: &str, default: &Value) -> Result<Value, serde_yaml_ng::Error> {
     if default.is_string() { Ok(text.into()) } else { serde_yaml_ng::from_str(text) }
+}
+
+/// The variable that overrides the setting with this path.
+pub(super) fn variable(path: &str) -> String {
+    path.split('.').fold(ENVIRONMENT_PREFIX.to_owned(), |all, name| all + "_" + &shout(name))
 }
 
 /// `queueTimeMaxMs` becomes `QUEUE_TIME_MAX_MS`.

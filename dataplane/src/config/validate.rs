@@ -129,6 +129,7 @@ impl Config {
         };
         bound("queueDepthMax", unlock.queue_depth_max as u64, 1, 65_536);
         bound("workers", unlock.workers as u64, 1, 64);
+        bound("ratePerSecondMax", unlock.rate_per_second_max.into(), 0, 10_000);
         bound("queueTimeMaxMs", unlock.queue_time_max_ms, 1, 3_600_000);
         bound("attemptsMax", unlock.attempts_max.into(), 1, 10);
         bound("backoffMinMs", unlock.backoff_min_ms, 1, unlock.backoff_max_ms);

@@ -19,7 +19,7 @@ use crate::app::{
     App, CreateRequest, KeyInfo, SignRequest, Signed, checked_batch_size, checked_key_id,
     checked_keyspace, refuse_tenant,
 };
-use crate::config::Limits;
+use crate::config::live::Live;
 use crate::error::{Code, Error};
 use crate::metrics::Method;
 use crate::v1;
@@ -29,7 +29,7 @@ use crate::v1::signer_service_server::SignerService;
 #[derive(Clone)]
 pub(crate) struct Face {
     pub(super) app: Arc<App>,
-    pub(super) limits: Limits,
+    pub(super) live: Arc<Live>,
     /// Places of open `SignStream`s.
     pub(super) streams: Arc<Semaphore>,
 }

@@ -40,7 +40,7 @@ pub(super) async fn handle(
     started: Instant,
 ) -> Response<Full<Bytes>> {
     let request_id = request_id::of(request.headers());
-    let limit = ingress.limits.request_timeout();
+    let limit = ingress.live.load().limits.request_timeout();
     let given = timeout(request.headers());
     let deadline =
         started + given.as_ref().map_or(limit, |given| given.unwrap_or(limit).min(limit));
@@ -200,7 +200,7 @@ async fn read_body(
         let detail = "the body must be application/json";
         return Err(Error::invalid("content-type", detail).with_http_status(415));
     }
-    let max = ingress.limits.body_bytes_max;
+    let max = ingress.live.load().limits.body_bytes_max;
     let too_long = || {
         Error::invalid("body", format!("the body is longer than {max} bytes")).with_http_status(413)
     };

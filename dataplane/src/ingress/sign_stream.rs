@@ -76,7 +76,7 @@ impl Answers {
                 Poll::Pending => break,
                 Poll::Ready(Some(Ok(v1::SignStreamRequest { tag, request }))) => {
                     let now = Instant::now();
-                    let limit = now + self.face.limits.request_timeout();
+                    let limit = now + self.face.live.load().limits.request_timeout();
                     let deadline = self.opened.deadline.map_or(limit, |stream| stream.min(limit));
                     let missing = || Error::invalid("request", "the field request is missing");
                     let request = request.ok_or_else(missing).and_then(|request| checked(&request));

@@ -12,7 +12,8 @@ use tokio::net::UnixStream;
 use super::idle::IDLE_TIME_MAX;
 use super::*;
 use crate::attest::{BirthVerifier, Trust};
-use crate::config::{ListenAddress, Unlock};
+use crate::config::live::Live;
+use crate::config::{Config, ListenAddress, Unlock};
 use crate::metrics::Metrics;
 use crate::pool::{Boot, Pool};
 use crate::router::{RetryBudget, Router};
@@ -54,7 +55,8 @@ impl Bench {
             vec!["default".to_owned()].into(),
         );
         let standard = Standard::new().await.unwrap();
-        let mut ingress = Ingress::new(Arc::new(app), Limits::default(), standard);
+        let mut ingress =
+            Ingress::new(Arc::new(app), Arc::new(Live::new(Config::default())), standard);
         ingress.places = Arc::new(Semaphore::new(connections_max));
         let stop = watch::Sender::new(false);
         Self { ingress: Arc::new(ingress), stop, folder, _boots: boots }
@@ -172,7 +174,10 @@ async fn a_grpc_message_that_does_not_come_ends_with_the_deadline() {
         .unwrap();
     let started = Instant::now();
     let answer = timeout(LATE, sender.send_request(request)).await.expect("answered").unwrap();
-    assert_eq!(started.elapsed().as_secs(), bench.ingress.limits.request_timeout().as_secs());
+    assert_eq!(
+        started.elapsed().as_secs(),
+        bench.ingress.live.load().limits.request_timeout().as_secs()
+    );
     assert_eq!(answer.headers()["grpc-status"], "4");
     assert_eq!(answer.headers()["sigil-code"], "DEADLINE_EXCEEDED");
     assert_eq!(answer.headers()["x-request-id"], "mine-1");

@@ -38,6 +38,11 @@ impl Breaker {
         Self { state: State::Admitting, recovery }
     }
 
+    /// Another recovery time, from the next failure on.
+    pub(crate) fn settle(&mut self, recovery: Duration) {
+        self.recovery = recovery;
+    }
+
     /// Asks for one job.
     pub(crate) fn admit(&mut self, now: Instant) -> Admission {
         match self.state {

@@ -12,9 +12,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::Settings;
 use super::authorize::{Action, Authorizer};
 use super::tunnel;
-use crate::config::{Kms, Unlock};
+use crate::config::Kms;
 use crate::pool::session::Client;
 use crate::pool::{Boot, Pool};
 use crate::status::KmsErrorClass;
@@ -57,7 +58,7 @@ pub(super) struct Exchanger {
     pub(super) pool: Pool,
     authorizer: Authorizer,
     kms: Kms,
-    limits: Unlock,
+    limits: Settings,
     /// The enclave holds few begun unlocks; more would only be refused there.
     pub(super) open: Arc<Semaphore>,
 }
@@ -115,7 +116,7 @@ impl From<tonic::Status> for ExchangeError {
 // === impl Exchanger ===
 
 impl Exchanger {
-    pub(super) fn new(pool: Pool, authorizer: Authorizer, kms: Kms, limits: Unlock) -> Self {
+    pub(super) fn new(pool: Pool, authorizer: Authorizer, kms: Kms, limits: Settings) -> Self {
         Self { pool, authorizer, kms, limits, open: Arc::new(Semaphore::new(UNLOCKS_OPEN_MAX)) }
     }
 
@@ -126,7 +127,7 @@ impl Exchanger {
         request: UnlockBeginRequest,
         subject: &AuditSubject<'_>,
     ) -> Result<UnlockAuthorizeReply, ExchangeError> {
-        let limit = Duration::from_millis(self.limits.operation_timeout_ms);
+        let limit = Duration::from_millis(self.limits.load().operation_timeout_ms);
         let late = |_| {
             ExchangeError::new(KmsErrorClass::Timeout, format!("the operation took over {limit:?}"))
         };
@@ -141,7 +142,7 @@ impl Exchanger {
     ) -> Result<UnlockAuthorizeReply, ExchangeError> {
         let gone = || ExchangeError::new(KmsErrorClass::Enclave, "no attested enclave answers");
         // A new boot is announced to everybody at once; the connection may be milliseconds behind.
-        let connect_limit = Duration::from_millis(self.limits.connect_timeout_ms);
+        let connect_limit = Duration::from_millis(self.limits.load().connect_timeout_ms);
         let up = self.pool.wait_for(boot.boot_id);
         timeout(connect_limit, up).await.map_err(|_| gone())?;
         let (mut client, answers) = self.pool.client().map_err(|_| gone())?;
@@ -176,7 +177,7 @@ impl Exchanger {
         })?;
         crate::failpoint::hit("unlock.begun");
         let tunnel = tunnel::open(boot, unlock_id).await?;
-        let attempt = Duration::from_millis(self.limits.attempt_timeout_ms);
+        let attempt = Duration::from_millis(self.limits.load().attempt_timeout_ms);
         let audit = Audit { subject, action, begun: &begun, is_due: true };
         let call = exchange(&mut client, signed);
         let result = while_copying(call, tunnel, kms, attempt).await;

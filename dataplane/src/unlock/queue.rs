@@ -127,6 +127,11 @@ impl Queue {
         }
     }
 
+    /// Other bounds hold from now on. What is queued stays.
+    pub(crate) fn settle(&mut self, depth_max: usize, time_max: Duration) {
+        (self.depth_max, self.time_max) = (depth_max, time_max);
+    }
+
     /// Another boot, or none: what was asked of the old one is pointless.
     pub(crate) fn start_boot(&mut self, boot_id: Option<BootId>) {
         self.boot_id = boot_id;

@@ -43,7 +43,7 @@ impl Runner {
             self.shared.lock().breaker.undecided(Instant::now());
             return;
         };
-        let settings = &self.shared.settings;
+        let settings = self.shared.settings.load_full();
         let mut backoff = Backoff::new(
             Duration::from_millis(settings.backoff_min_ms),
             Duration::from_millis(settings.backoff_max_ms),

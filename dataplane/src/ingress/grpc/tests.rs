@@ -78,7 +78,7 @@ async fn what_tonic_refuses_itself_has_the_contracts_words_and_an_id() {
     let mut sender = bench.sender::<Full<Bytes>>().await;
     let get = v1::GetKeyRequest { key_id: "k1".to_owned(), ..Default::default() };
     let good = framed(&get.encode_to_vec());
-    let long = vec![0; bench.ingress.limits.body_bytes_max + 1];
+    let long = vec![0; bench.ingress.live.load().limits.body_bytes_max + 1];
     let ours = "/signer.v1.SignerService/GetKey";
     let cases = [
         ("/signer.v1.SignerService/Nothing", good.clone(), None, "12", "method"),
@@ -127,7 +127,7 @@ async fn what_tonic_refuses_itself_has_the_contracts_words_and_an_id() {
 async fn a_callers_deadline_holds_while_its_message_is_awaited_on_both_faces() {
     let bench = Bench::new().await;
     let mut sender = bench.sender().await;
-    let limit = bench.ingress.limits.request_timeout();
+    let limit = bench.ingress.live.load().limits.request_timeout();
     let long = Duration::from_hours(1).min(LATE);
     for (header, value, takes) in [
         ("grpc-timeout", "1500m".to_owned(), Duration::from_millis(1_500)),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use devkms::policy::{Measured, attested_use};
@@ -124,6 +125,7 @@ impl Bench {
         let lent =
             Credentials::new(lent.access_key, lent.secret, Some(lent.session_token), None, "test");
         let authorizer = Authorizer::new(&kms, Some(SharedCredentialsProvider::new(lent)));
+        let limits = Arc::new(ArcSwap::from_pointee(limits));
         let mut exchanger = Exchanger::new(pool, authorizer, kms, limits);
         exchanger.open = Arc::clone(&self.exchanges);
         Worker { exchanger, records: self.records.clone(), key_arn: Some(self.kms.key_arn.clone()) }
