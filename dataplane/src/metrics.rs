@@ -84,6 +84,7 @@ pub(crate) struct Metrics {
     /// Jobs that were done in the background.
     pub(crate) unlock_bg: ByKeyspace,
     unlock_fail: Family<Vec<(&'static str, String)>, Counter>,
+    needs_person: Family<Vec<(&'static str, String)>, Gauge>,
     /// Jobs that wait.
     pub(crate) unlock_queue_depth: Gauge,
     unlock_latency: Histogram,
@@ -168,6 +169,7 @@ impl Metrics {
             unlock_retry: Family::default(),
             unlock_bg: Family::default(),
             unlock_fail: Family::default(),
+            needs_person: Family::default(),
             unlock_queue_depth: Gauge::default(),
             unlock_latency: Histogram::new(UNLOCK_BUCKETS_MS),
             active_conns: Gauge::default(),
@@ -208,6 +210,8 @@ impl Metrics {
         for (name, help, family) in unlock {
             r.register(name, help, family.clone());
         }
+        let help = "1 while unlocks of a keyspace keep failing and somebody should look";
+        r.register("unlock_needs_person", help, self.needs_person.clone());
         let gauge = &self.unlock_queue_depth;
         r.register("unlock_queue_depth", "Unlock jobs that wait", gauge.clone());
         let latency = &self.unlock_latency;
@@ -279,6 +283,11 @@ impl Metrics {
         self.unlock_fail.get_or_create(&labels).inc();
     }
 
+    /// Unlocks of the keyspace keep failing, or one worked.
+    pub(crate) fn needs_person(&self, keyspace: &str, needed: bool) {
+        self.needs_person.get_or_create(&by_keyspace(keyspace)).set(i64::from(needed));
+    }
+
     /// An unlock was done.
     pub(crate) fn unlocked(&self, keyspace: &str, took: Duration) {
         self.unlock_bg.get_or_create(&by_keyspace(keyspace)).inc();
@@ -327,6 +336,9 @@ pub(crate) fn by_keyspace(keyspace: &str) -> Vec<(&'static str, String)> {
 fn latency_histogram() -> Histogram {
     Histogram::new(LATENCY_BUCKETS_MS)
 }
+
+#[cfg(test)]
+mod rules;
 
 #[cfg(test)]
 mod tests {

@@ -244,6 +244,7 @@ impl StatusWriter {
             *status = MemberStatus {
                 keyspaces,
                 store_durable: status.store_durable,
+                config: std::mem::take(&mut status.config),
                 ..MemberStatus::default()
             };
         });
@@ -318,11 +319,13 @@ mod tests {
             status.running = true;
             status.attested = true;
             status.store_durable = true;
+            status.config.reloads = 1;
         });
         writer.update_keyspace("default", |keyspace| keyspace.unlocked = true);
         writer.enclave_gone();
         let status = writer.snapshot();
         assert!(!status.running && !status.attested && status.store_durable);
         assert!(!status.keyspaces["default"].unlocked);
+        assert_eq!(status.config.reloads, 1);
     }
 }

@@ -112,6 +112,7 @@ impl Runner {
                     status.kms_error = None;
                     status.needs_person = false;
                 });
+                self.shared.metrics.needs_person(keyspace, false);
                 tracing::info!(
                     unlock_request_id = &*job.id,
                     keyspace,
@@ -131,6 +132,9 @@ impl Runner {
                     status.kms_error = Some(error.class);
                     status.needs_person |= needs_person;
                 });
+                if needs_person {
+                    self.shared.metrics.needs_person(keyspace, true);
+                }
                 if rounds == ROUNDS_UNTIL_PERSON {
                     tracing::error!(
                         unlock_request_id = &*job.id,
