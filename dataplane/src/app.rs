@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
+use crate::admission::Slot;
 use crate::attest::BirthVerifier;
 use crate::error::Error;
 use crate::failpoint;
@@ -17,6 +18,7 @@ use crate::unlock::Unlocker;
 
 mod create;
 mod directory;
+mod guards;
 mod keys;
 mod many;
 mod model;
@@ -25,6 +27,7 @@ mod seldom;
 mod sign;
 
 use directory::Directory;
+pub(crate) use guards::Guards;
 pub(crate) use many::{Done, Many};
 pub(crate) use model::{
     Birth, CreateRequest, Created, KeyInfo, KeyPage, SignRequest, Signed, checked_batch_size,
@@ -40,6 +43,7 @@ pub(crate) struct App {
     pub(crate) births: Arc<BirthVerifier>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) keyspaces: Arc<[String]>,
+    pub(crate) guards: Guards,
     directory: Directory,
     stored: create::Stored,
     /// For lines on keys whose DEK is locked.
@@ -55,6 +59,7 @@ impl App {
         births: Arc<BirthVerifier>,
         metrics: Arc<Metrics>,
         keyspaces: Arc<[String]>,
+        guards: Guards,
     ) -> Self {
         Self {
             router,
@@ -63,6 +68,7 @@ impl App {
             births,
             metrics,
             keyspaces,
+            guards,
             directory: Directory::default(),
             stored: create::Stored::default(),
             invalid: seldom::Seldom::default(),
@@ -72,6 +78,7 @@ impl App {
     /// Makes a key. It is acknowledged only when its record is durable, was read back, opened by the
     /// enclave, and its birth statement verified here.
     pub(crate) async fn create(&self, request: CreateRequest) -> Result<Created, Error> {
+        let _slot = self.guards.admission.enter().await?;
         let plan = self.plan_create(request)?;
         failpoint::hit("create.accepted");
         if let Some(record) = self.created_before(&plan).await? {
@@ -91,29 +98,37 @@ impl App {
     /// Signs 32 bytes. A key that the enclave does not hold is sent along once; a locked DEK is
     /// answered at once and unlocked behind the caller's back.
     pub(crate) async fn sign(&self, request: SignRequest) -> Result<Signed, Error> {
+        let _slot = self.guards.admission.enter().await?;
+        self.sign_admitted(request).await
+    }
+
+    /// The same for a request that has its place.
+    async fn sign_admitted(&self, request: SignRequest) -> Result<Signed, Error> {
         let located = self.locate(request.key_id).await?;
         let answer = self.ask(&located, &request, bytes::Bytes::new()).await?;
         self.finish(&located, &request, answer).await
     }
 
     /// Signs several digests, sent to the enclave together; each has its own result, in the order of the
-    /// requests. What has no answer at `deadline` is `DEADLINE_EXCEEDED`.
+    /// requests. What has no answer at `deadline` is `DEADLINE_EXCEEDED`. A batch takes one place in
+    /// flight, or is refused as a whole.
     pub(crate) async fn sign_batch(
         self: &Arc<Self>,
         requests: Vec<Result<SignRequest, Error>>,
         deadline: Instant,
-    ) -> Vec<Result<Signed, Error>> {
+    ) -> Result<Vec<Result<Signed, Error>>, Error> {
+        let _slot = self.guards.admission.enter().await?;
         let mut results: Vec<_> = requests.iter().map(|_| Err(Error::deadline())).collect();
         let mut many = Many::new(Arc::clone(self));
         for (tag, request) in (0..).zip(requests) {
-            many.begin(tag, request, deadline);
+            many.begin(tag, request.map(|request| (request, Slot::free())), deadline);
         }
         while let Some(Done { tag, result, .. }) = poll_fn(|cx| many.poll_done(cx)).await {
             if let Some(slot) = usize::try_from(tag).ok().and_then(|at| results.get_mut(at)) {
                 *slot = result;
             }
         }
-        results
+        Ok(results)
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod admission;
 mod cache;
 pub(crate) mod live;
 mod load;
@@ -16,6 +17,7 @@ mod validate;
 
 pub(crate) use validate::keyspace_name_is_valid;
 
+pub use admission::{Admission, AdmissionMode};
 pub use cache::Cache;
 pub use load::{ConfigErrors, load};
 pub use reference::markdown as reference;
@@ -42,6 +44,8 @@ pub struct Config {
     pub unlock: Unlock,
     /// Bounds of one request.
     pub limits: Limits,
+    /// Requests in flight.
+    pub admission: Admission,
     /// Which objects of the cluster this process belongs to; absent without Kubernetes.
     pub member: Option<Member>,
 }

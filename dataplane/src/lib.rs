@@ -4,6 +4,7 @@
 //! Start at [`app`]: create and sign, one screen each.
 
 mod admin;
+mod admission;
 mod app;
 pub mod attest;
 pub mod config;

@@ -13,8 +13,10 @@ use prometheus_client::registry::Registry;
 use crate::status::KmsErrorClass;
 
 pub(crate) mod enclave;
+mod limiters;
 
 use enclave::EnclaveMetrics;
+use limiters::Limiters;
 
 type Label1 = [(&'static str, &'static str); 1];
 type Label2 = [(&'static str, &'static str); 2];
@@ -111,6 +113,8 @@ pub(crate) struct Metrics {
     pub(crate) batch_size: Histogram,
     reloads: Family<Label1, Counter>,
     restart_needed: Gauge,
+    /// What stands before requests.
+    pub(crate) limiters: Limiters,
     /// What the enclave counts itself.
     pub(crate) enclave: EnclaveMetrics,
 }
@@ -186,6 +190,7 @@ impl Metrics {
             batch_size: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 24.0, 32.0]),
             reloads: Family::default(),
             restart_needed: Gauge::default(),
+            limiters: Limiters::default(),
             enclave: EnclaveMetrics::default(),
         };
         metrics.register(latency, create_latency);
@@ -241,6 +246,7 @@ impl Metrics {
         );
         let help = "1 if settings differ that need a restart";
         r.register("config_restart_needed", help, self.restart_needed.clone());
+        r.register_collector(Box::new(self.limiters.clone()));
         r.register_collector(Box::new(self.enclave.clone()));
     }
 

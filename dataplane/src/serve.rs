@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::admin::Admin;
-use crate::app::App;
+use crate::app::{App, Guards};
 use crate::attest::{Attester, BirthVerifier, Trust};
 use crate::config::live::Live;
 use crate::config::{Config, ListenAddress, Member};
@@ -59,6 +59,7 @@ struct Shared {
     births: Arc<BirthVerifier>,
     metrics: Arc<Metrics>,
     budget: Arc<RetryBudget>,
+    guards: Guards,
     standard: Standard,
     stop: watch::Receiver<bool>,
     workers: usize,
@@ -73,6 +74,7 @@ impl Shared {
             Arc::clone(&self.births),
             Arc::clone(&self.metrics),
             self.config.keyspaces.0.clone().into(),
+            self.guards.clone(),
         )
     }
 }
@@ -110,6 +112,7 @@ impl Server {
             births: Arc::new(BirthVerifier::new(Arc::clone(&trust))),
             metrics: Arc::clone(&metrics),
             budget: Arc::new(RetryBudget::new(Instant::now())),
+            guards: Guards::new(&config, &metrics),
             standard,
             stop: stopped,
             workers,
@@ -181,6 +184,7 @@ async fn run_control(shared: Arc<Shared>, attester: Attester, status: StatusWrit
         Err(error) => return tracing::error!(%error, "admin listener"),
     }
     tokio::spawn(settle_unlocks(shared.unlocker.clone(), Arc::clone(&shared.live)));
+    tokio::spawn(settle_guards(shared.guards.clone(), Arc::clone(&shared.live)));
     tokio::spawn(shared.standard.clone().follow(status.subscribe(), shared.stop.clone()));
     if let Some(member) = shared.config.member.clone() {
         tokio::spawn(run_kubernetes(member, status.subscribe()));
@@ -196,6 +200,14 @@ async fn settle_unlocks(unlocker: Unlocker, live: Arc<Live>) {
     let mut changed = live.subscribe();
     while changed.changed().await.is_ok() {
         unlocker.settle(&live.load().unlock);
+    }
+}
+
+/// What stands before requests follows its settings.
+async fn settle_guards(guards: Guards, live: Arc<Live>) {
+    let mut changed = live.subscribe();
+    while changed.changed().await.is_ok() {
+        guards.settle(&live.load());
     }
 }
 

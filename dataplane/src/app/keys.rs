@@ -17,6 +17,7 @@ const KEYS_PAGE_ROWS: usize = 100;
 impl App {
     /// One key.
     pub(crate) async fn key(&self, key_id: KeyId) -> Result<KeyInfo, Error> {
+        let _slot = self.guards.admission.enter().await?;
         let record = self.records.key(key_id.0).await?.ok_or_else(|| key_not_found(key_id))?;
         info(&record)
     }
@@ -27,6 +28,7 @@ impl App {
         keyspace: &str,
         after: Option<KeyId>,
     ) -> Result<KeyPage, Error> {
+        let _slot = self.guards.admission.enter().await?;
         let (records, next) =
             self.records.keys(keyspace, after.map(|id| id.0), KEYS_PAGE_ROWS).await?;
         let keys = records.iter().map(info).collect::<Result<_, _>>()?;
@@ -35,6 +37,7 @@ impl App {
 
     /// The stored birth statement, or with a nonce a fresh possession statement.
     pub(crate) async fn attestation(&self, key_id: KeyId, nonce: Bytes) -> Result<Birth, Error> {
+        let _slot = self.guards.admission.enter().await?;
         let record = self.records.key(key_id.0).await?.ok_or_else(|| key_not_found(key_id))?;
         if !nonce.is_empty() {
             return self.possession(&record, nonce).await;

@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use super::sign::{Located, item, wants_blob};
 use super::{App, SignRequest, Signed};
+use crate::admission::Slot;
 use crate::error::Error;
 use crate::metrics::{Method, Phase};
 use crate::pool::{Group, PoolError};
@@ -52,6 +53,7 @@ struct Sent {
     deadline: Instant,
     request: SignRequest,
     located: Located,
+    slot: Slot,
 }
 
 impl Many {
@@ -77,11 +79,11 @@ impl Many {
     pub(crate) fn begin(
         &mut self,
         tag: u64,
-        request: Result<SignRequest, Error>,
+        request: Result<(SignRequest, Slot), Error>,
         deadline: Instant,
     ) {
         let begun = Instant::now();
-        let request = match request {
+        let (request, slot) = match request {
             Ok(request) => request,
             Err(error) => {
                 return self.refused.push_back(Done { tag, begun, result: Err(error) });
@@ -89,14 +91,14 @@ impl Many {
         };
         let Some(keyspace) = self.app.known_keyspace(request.key_id) else {
             let app = Arc::clone(&self.app);
-            let work = async move { app.sign(request).await };
-            return self.slowly(tag, begun, deadline, work);
+            let work = async move { app.sign_admitted(request).await };
+            return self.slowly((tag, slot), begun, deadline, work);
         };
         let located = Located { keyspace, blob: None };
         let number = self.begun;
         self.begun += 1;
         self.app.router.begin(item(&located, &request, Bytes::new()), &self.group, number);
-        self.sent.insert(number, Sent { tag, begun, deadline, request, located });
+        self.sent.insert(number, Sent { tag, begun, deadline, request, located, slot });
     }
 
     /// The next answer; nothing when every request has its own.
@@ -122,7 +124,7 @@ impl Many {
 
     /// The end of a request, unless its first answer is not the last one.
     fn answered(&mut self, sent: Sent, answer: Result<SignResult, PoolError>) -> Option<Done> {
-        let Sent { tag, begun, deadline, request, located } = sent;
+        let Sent { tag, begun, deadline, request, located, slot } = sent;
         self.app.metrics.phase(Method::Sign, Phase::Enclave, begun.elapsed());
         let last = match &answer {
             Ok(answer) if wants_blob(answer) => false,
@@ -140,18 +142,19 @@ impl Many {
             let answer = app.router.settle(again, (answer, begun), &app.metrics).await?;
             app.finish(&located, &request, (answer, begun)).await
         };
-        self.slowly(tag, begun, deadline, work);
+        self.slowly((tag, slot), begun, deadline, work);
         None
     }
 
     fn slowly(
         &mut self,
-        tag: u64,
+        (tag, slot): (u64, Slot),
         begun: Instant,
         deadline: Instant,
         work: impl Future<Output = Result<Signed, Error>> + Send + 'static,
     ) {
         self.slow.push(Box::pin(async move {
+            let _slot = slot;
             let result = timeout_at(deadline, work).await;
             Done { tag, begun, result: result.unwrap_or_else(|_| Err(Error::deadline())) }
         }));

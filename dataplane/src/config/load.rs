@@ -54,6 +54,7 @@ pub fn load(
         cache: section(&mut root, "cache", &mut errors),
         unlock: section(&mut root, "unlock", &mut errors),
         limits: section(&mut root, "limits", &mut errors),
+        admission: section(&mut root, "admission", &mut errors),
         member: section(&mut root, "member", &mut errors),
     };
     let unreadable = errors.len() > known_errors;

@@ -108,6 +108,10 @@ const SETTINGS: &[Setting] = &[
     hot("unlock.operationTimeoutMs", "KMS operation", "ms", "1-10000"),
     cold("limits.bodyBytesMax", "", "bytes", "1024-1048576"),
     hot("limits.requestTimeoutMs", "deadline", "ms", "at least 1"),
+    hot("admission.maxConcurrent", "max_concurrent", "requests", "0 or more; 0: no limit"),
+    hot("admission.mode", "", "mode", "try, waitWithTimeout, waitCancellable"),
+    hot("admission.waitTimeoutMs", "", "ms", "1-60000"),
+    hot("admission.waitingMax", "", "requests", "1-65536"),
     cold("member", "", "objects", "set by the operator"),
 ];
 

@@ -18,6 +18,7 @@ impl Config {
         self.validate_kms(errors);
         self.validate_keyspaces(errors);
         self.cache.validate(errors);
+        self.admission.validate(errors);
         self.validate_unlock(errors);
         let mut bound = |path: &str, value: usize, low: usize, high: usize| {
             if !(low..=high).contains(&value) {

@@ -227,7 +227,7 @@ impl SignerService for Face {
         let work = async {
             checked_batch_size(message.requests.len())?;
             let requests = message.requests.iter().map(checked).collect();
-            let results = self.app.sign_batch(requests, call.deadline).await;
+            let results = self.app.sign_batch(requests, call.deadline).await?;
             super::batch_ended(&self.app, "grpc", &call.request_id, call.started, &results);
             Ok(v1::SignBatchResponse { results: results.into_iter().map(to_result).collect() })
         };

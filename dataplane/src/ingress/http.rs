@@ -100,7 +100,7 @@ async fn run(
         Route::SignBatch => {
             let body = read_body(ingress, request, Method::SignBatch).await?;
             let requests = contract::read_batch(&body)?;
-            let results = app.sign_batch(requests, deadline).await;
+            let results = app.sign_batch(requests, deadline).await?;
             super::batch_ended(app, "http", request_id, started, &results);
             Ok(contract::signed_batch(&results))
         }

@@ -7,14 +7,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
+use futures_util::future::BoxFuture;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Status, Streaming};
 
 use super::grpc::{Face, checked, refuse, to_result};
 use super::idle::Connection;
-use crate::app::{Done, Many};
+use crate::admission::Slot;
+use crate::app::{Done, Many, SignRequest};
 use crate::error::{Code, Error};
 use crate::metrics::Method;
 use crate::v1;
@@ -38,9 +40,19 @@ pub(crate) struct Answers {
     face: Face,
     requests: Inbound,
     many: Many,
+    /// Nothing is read behind a request that waits.
+    waiting: Option<Waiting>,
     opened: Opened,
     timer: Option<Pin<Box<Sleep>>>,
     ending: WatchStream<bool>,
+}
+
+/// A request that was read and has no place in flight yet.
+struct Waiting {
+    tag: u64,
+    request: SignRequest,
+    deadline: Instant,
+    turn: BoxFuture<'static, Result<Slot, Error>>,
 }
 
 enum Inbound {
@@ -58,6 +70,7 @@ impl Answers {
     ) -> Self {
         Self {
             many: Many::new(Arc::clone(&face.app)),
+            waiting: None,
             requests: Inbound::Open(Box::new(requests)),
             timer: opened.deadline.map(|deadline| Box::pin(sleep_until(deadline))),
             ending: WatchStream::new(opened.connection.ending()),
@@ -68,8 +81,10 @@ impl Answers {
 
     /// Reads all there is, as far as there is room. True if anything came of it.
     fn read(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut read = false;
-        while self.many.len() < IN_FLIGHT_MAX
+        let waited = self.waiting.is_some();
+        let mut read = self.start_waiting(cx) && waited;
+        while self.waiting.is_none()
+            && self.many.len() < IN_FLIGHT_MAX
             && let Inbound::Open(requests) = &mut self.requests
         {
             match Pin::new(requests.as_mut()).poll_next(cx) {
@@ -81,7 +96,7 @@ impl Answers {
                     let missing = || Error::invalid("request", "the field request is missing");
                     let request = request.ok_or_else(missing).and_then(|request| checked(&request));
                     self.opened.connection.stream_begins();
-                    self.many.begin(tag, request, deadline);
+                    self.begin(tag, request, deadline);
                 }
                 Poll::Ready(Some(Err(status))) => {
                     let error = Error::invalid(
@@ -95,6 +110,40 @@ impl Answers {
             read = true;
         }
         read
+    }
+
+    /// Starts a request if there is a place for it in flight, now or later.
+    fn begin(&mut self, tag: u64, request: Result<SignRequest, Error>, deadline: Instant) {
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => return self.many.begin(tag, Err(error), deadline),
+        };
+        let admission = &self.face.app.guards.admission;
+        if let Some(slot) = admission.enter_now() {
+            return self.many.begin(tag, slot.map(|slot| (request, slot)), deadline);
+        }
+        let admission = Arc::clone(admission);
+        let turn = Box::pin(async move {
+            timeout_at(deadline, admission.enter()).await.unwrap_or_else(|_| Err(Error::deadline()))
+        });
+        self.waiting = Some(Waiting { tag, request, deadline, turn });
+    }
+
+    /// Starts the request that waits if its turn has come. False if it still waits.
+    fn start_waiting(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(mut waiting) = self.waiting.take() else { return true };
+        let Poll::Ready(slot) = waiting.turn.as_mut().poll(cx) else {
+            self.waiting = Some(waiting);
+            return false;
+        };
+        let Waiting { tag, request, deadline, .. } = waiting;
+        self.many.begin(tag, slot.map(|slot| (request, slot)), deadline);
+        true
+    }
+
+    /// Requests that were read and are not answered.
+    fn unanswered(&self) -> usize {
+        self.many.len() + usize::from(self.waiting.is_some())
     }
 
     /// Closes the stream at its deadline, or when its connection is being closed.
@@ -149,7 +198,7 @@ impl Stream for Answers {
             }
         }
         this.close_in_time(cx);
-        if matches!(this.requests, Inbound::Open(_)) || this.many.len() > 0 {
+        if matches!(this.requests, Inbound::Open(_)) || this.unanswered() > 0 {
             return Poll::Pending;
         }
         Poll::Ready(this.over())
@@ -158,7 +207,7 @@ impl Stream for Answers {
 
 impl Drop for Answers {
     fn drop(&mut self) {
-        self.opened.connection.stream_ends(self.many.len());
+        self.opened.connection.stream_ends(self.unanswered());
     }
 }
 

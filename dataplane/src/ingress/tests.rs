@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
@@ -11,14 +12,17 @@ use tokio::net::UnixStream;
 
 use super::idle::IDLE_TIME_MAX;
 use super::*;
+use crate::app::Guards;
 use crate::attest::{BirthVerifier, Trust};
 use crate::config::live::Live;
 use crate::config::{Config, ListenAddress, Unlock};
 use crate::metrics::Metrics;
 use crate::pool::{Boot, Pool};
 use crate::router::{RetryBudget, Router};
-use crate::store::{EmbeddedStore, Records};
+use crate::store::{EmbeddedStore, Records, Store};
 use crate::unlock::Unlocker;
+
+mod overload;
 
 /// An ingress without an enclave.
 pub(super) struct Bench {
@@ -34,10 +38,21 @@ impl Bench {
     }
 
     async fn with(connections_max: usize) -> Self {
+        let store = |folder: &Path| Arc::new(EmbeddedStore::open(folder, |_| {}).unwrap()) as _;
+        Self::over(store, connections_max, &Config::default()).await
+    }
+
+    /// Over a store of the caller's choice.
+    pub(super) async fn over(
+        store: impl FnOnce(&Path) -> Arc<dyn Store>,
+        connections_max: usize,
+        config: &Config,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (boots, watched) = watch::channel(None);
         let metrics = Arc::new(Metrics::new());
-        let store = EmbeddedStore::open(folder.path(), |_| {}).unwrap();
+        let store = store(folder.path());
+        let guards = Guards::new(config, &metrics);
         let trust = Trust {
             root: TrustRoot::aws(),
             images: PcrAllowList::default(),
@@ -48,11 +63,12 @@ impl Bench {
                 Pool::start(watched, 1, Arc::clone(&metrics)),
                 Arc::new(RetryBudget::new(Instant::now())),
             ),
-            Records::new(Arc::new(store)),
+            Records::new(store),
             Unlocker::new(&Unlock::default(), Arc::clone(&metrics)),
             Arc::new(BirthVerifier::new(Arc::new(trust))),
             metrics,
             vec!["default".to_owned()].into(),
+            guards,
         );
         let standard = Standard::new().await.unwrap();
         let mut ingress =

@@ -27,9 +27,9 @@ use super::super::authorize::Authorizer;
 use super::super::exchange::{ExchangeError, Exchanger};
 use super::super::queue::{Job, JobKey, Reason, Target};
 use super::super::worker::{Unlocked, Worker};
-use crate::app::{App, CreateRequest, Created};
+use crate::app::{App, CreateRequest, Created, Guards};
 use crate::attest::{BirthVerifier, Trust};
-use crate::config::{Kms, Unlock};
+use crate::config::{Config, Kms, Unlock};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::pool::{Boot, Pool};
@@ -137,6 +137,7 @@ impl Bench {
         let images = PcrAllowList::new(vec![self.image]);
         let trust = Trust { root, birthplaces: images.clone(), images };
         let metrics = Arc::new(Metrics::new());
+        let guards = Guards::new(&Config::default(), &metrics);
         App::new(
             Router::new(member.pool.clone(), Arc::new(RetryBudget::new(Instant::now()))),
             self.records.clone(),
@@ -144,6 +145,7 @@ impl Bench {
             Arc::new(BirthVerifier::new(Arc::new(trust))),
             metrics,
             vec![KEYSPACE.to_owned()].into(),
+            guards,
         )
     }
 
