@@ -58,8 +58,7 @@ impl App {
         unlocker: Unlocker,
         births: Arc<BirthVerifier>,
         metrics: Arc<Metrics>,
-        keyspaces: Arc<[String]>,
-        guards: Guards,
+        (keyspaces, guards): (Arc<[String]>, Guards),
     ) -> Self {
         Self {
             router,

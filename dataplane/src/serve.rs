@@ -73,8 +73,7 @@ impl Shared {
             self.unlocker.clone(),
             Arc::clone(&self.births),
             Arc::clone(&self.metrics),
-            self.config.keyspaces.0.clone().into(),
-            self.guards.clone(),
+            (self.config.keyspaces.0.clone().into(), self.guards.clone()),
         )
     }
 }

@@ -67,8 +67,7 @@ impl Bench {
             Unlocker::new(&Unlock::default(), Arc::clone(&metrics)),
             Arc::new(BirthVerifier::new(Arc::new(trust))),
             metrics,
-            vec!["default".to_owned()].into(),
-            guards,
+            (vec!["default".to_owned()].into(), guards),
         );
         let standard = Standard::new().await.unwrap();
         let mut ingress =

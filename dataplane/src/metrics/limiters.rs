@@ -13,7 +13,10 @@ use crate::admission::Limiter;
 
 /// Limiters by what they stand before. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Limiters(Arc<Mutex<Vec<(&'static str, Arc<Limiter>)>>>);
+pub(crate) struct Limiters(Arc<Mutex<Vec<Shown>>>);
+
+type Shown = (&'static str, Arc<Limiter>);
+type Value = fn(&Limiter) -> Option<u32>;
 
 // === impl Limiters ===
 
@@ -27,7 +30,6 @@ impl Limiters {
 impl Collector for Limiters {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let limiters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        type Value = fn(&Limiter) -> Option<u32>;
         let gauges: [(&str, &str, Value); 3] = [
             ("limiter_free_slots", "Places that are free; absent without a limit", Limiter::free),
             ("limiter_in_flight", "Requests that hold a place", |it| Some(it.in_flight())),

@@ -144,8 +144,7 @@ impl Bench {
             Unlocker::new(&Unlock::default(), Arc::clone(&metrics)),
             Arc::new(BirthVerifier::new(Arc::new(trust))),
             metrics,
-            vec![KEYSPACE.to_owned()].into(),
-            guards,
+            (vec![KEYSPACE.to_owned()].into(), guards),
         )
     }
 
