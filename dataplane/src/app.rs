@@ -23,7 +23,7 @@ mod keys;
 mod many;
 mod model;
 mod refresh;
-mod seldom;
+pub(crate) mod seldom;
 mod sign;
 
 use directory::Directory;

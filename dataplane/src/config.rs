@@ -13,6 +13,7 @@ pub(crate) mod live;
 mod load;
 pub(crate) mod merge;
 pub(crate) mod reference;
+mod tls;
 mod validate;
 
 pub(crate) use validate::keyspace_name_is_valid;
@@ -21,6 +22,7 @@ pub use admission::{Admission, AdmissionMode};
 pub use cache::Cache;
 pub use load::{ConfigErrors, load};
 pub use reference::markdown as reference;
+pub use tls::{ClientCertificates, Tls};
 
 /// All settings.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -54,8 +56,10 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Listeners {
-    /// HTTP and gRPC for applications: loopback `IP:PORT` or `unix:/path`.
+    /// HTTP and gRPC for applications: `IP:PORT` or `unix:/path`. Off loopback only with TLS.
     pub public: ListenAddress,
+    /// TLS of the public listener.
+    pub tls: Tls,
     /// Probes, metrics, debug: loopback `IP:PORT` or `unix:/path`.
     pub admin: ListenAddress,
 }
@@ -252,7 +256,7 @@ impl Limits {
 impl Default for Listeners {
     fn default() -> Self {
         let loopback = |port| ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], port)));
-        Self { public: loopback(8080), admin: loopback(9090) }
+        Self { public: loopback(8080), tls: Tls::default(), admin: loopback(9090) }
     }
 }
 

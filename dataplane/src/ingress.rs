@@ -17,15 +17,19 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::Service;
 
+use crate::app::seldom::Seldom;
 use crate::app::{App, Signed};
 use crate::config::live::Live;
 use crate::error::Error;
 use crate::metrics::{Method, Phase};
+use crate::tls::Tls;
 use crate::v1::signer_service_server::SignerServiceServer;
 
+mod accept;
 pub(crate) mod caller;
 mod contract;
 mod grpc;
+mod handshakes;
 pub(crate) mod http;
 mod idle;
 pub(crate) mod json;
@@ -35,9 +39,10 @@ pub(crate) mod request_id;
 mod sign_stream;
 mod standard;
 
+use accept::{Client, HANDSHAKES_MAX};
+use handshakes::Handshakes;
 use idle::{Connection, Idle};
 use listener::Listener;
-use peer::Peer;
 pub(crate) use standard::Standard;
 
 /// Connections at once of one worker. Applications keep a few each; a thousand of them, with a file and
@@ -72,11 +77,20 @@ pub(crate) struct Ingress {
     grpc: SignerServiceServer<grpc::Face>,
     standard: Standard,
     places: Arc<Semaphore>,
+    /// TLS of TCP connections, if there is any.
+    tls: Option<Arc<Tls>>,
+    handshakes: Arc<Handshakes>,
+    handshake_lines: Seldom,
 }
 
 impl Ingress {
     /// Both faces over one application.
-    pub(crate) fn new(app: Arc<App>, live: Arc<Live>, standard: Standard) -> Self {
+    pub(crate) fn new(
+        app: Arc<App>,
+        live: Arc<Live>,
+        standard: Standard,
+        tls: Option<Arc<Tls>>,
+    ) -> Self {
         let streams = Arc::new(Semaphore::new(SIGN_STREAMS_MAX));
         let face = grpc::Face {
             app: Arc::clone(&app),
@@ -85,7 +99,16 @@ impl Ingress {
         };
         let body_bytes_max = live.load().limits.body_bytes_max;
         let grpc = SignerServiceServer::new(face).max_decoding_message_size(body_bytes_max);
-        Self { app, live, grpc, standard, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+        Self {
+            app,
+            live,
+            grpc,
+            standard,
+            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            tls,
+            handshakes: Handshakes::new(HANDSHAKES_MAX),
+            handshake_lines: Seldom::default(),
+        }
     }
 
     /// Serves `listener` until `stop`, then lets requests in flight end.
@@ -98,20 +121,7 @@ impl Ingress {
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok(stream) => {
-                        // Closed at once when all places are taken: a client that waits in vain
-                        // could not tell this from a dead process.
-                        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-                            self.app.metrics.connections_refused.inc();
-                            continue;
-                        };
-                        let Ok(peer) = stream.peer() else { continue };
-                        let work = Arc::clone(&self).connection(stream, peer, stop.clone());
-                        connections.spawn(async move {
-                            work.await;
-                            drop(place);
-                        });
-                    }
+                    Ok(stream) => self.admit(stream, &mut connections, &stop),
                     Err(error) => {
                         // Out of descriptors, mostly: the connections that end free some.
                         tracing::warn!(%error, "accept failed");
@@ -131,7 +141,7 @@ impl Ingress {
     async fn connection(
         self: Arc<Self>,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        peer: Peer,
+        client: Client,
         mut stop: watch::Receiver<bool>,
     ) {
         let mut builder = Builder::new(TokioExecutor::new());
@@ -151,9 +161,10 @@ impl Ingress {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-        let state = Arc::new(Connection::of(peer));
+        let state = Arc::new(Connection::of(client.peer.clone()));
         let of_requests = Arc::clone(&state);
         let stalled_after = self.live.load().limits.request_timeout();
+        let tls = self.tls.clone();
         let service = service_fn(move |request| {
             let (this, state) = (Arc::clone(&self), Arc::clone(&of_requests));
             async move {
@@ -169,6 +180,12 @@ impl Ingress {
                 state.end();
                 connection.as_mut().graceful_shutdown();
                 connection.await
+            }
+            () = client.expelled(tls) => {
+                tracing::info!(peer = %client.peer, "a client's certificate is no longer good");
+                state.end();
+                connection.as_mut().graceful_shutdown();
+                timeout(stalled_after.max(DRAIN_TIME_MAX), connection).await.unwrap_or(Ok(()))
             }
             idle = state.until_idle(stalled_after) => {
                 match idle {

@@ -20,6 +20,7 @@ mod router;
 pub mod serve;
 pub mod status;
 pub mod store;
+mod tls;
 mod unlock;
 
 /// Messages and server of `proto/signer/v1/signer.proto`.

@@ -98,6 +98,8 @@ pub(crate) struct Metrics {
     pub(crate) pool_exhausted: Counter,
     /// Clients' connections that found no place.
     pub(crate) connections_refused: Counter,
+    tls_reload: Family<Label1, Counter>,
+    tls_handshake_fail: Family<Label1, Counter>,
     /// Rows of the store that lists left out because they do not decode.
     pub(crate) rows_skipped: Counter,
     /// Requests sent again.
@@ -180,6 +182,8 @@ impl Metrics {
             stream_resets: Counter::default(),
             pool_exhausted: Counter::default(),
             connections_refused: Counter::default(),
+            tls_reload: Family::default(),
+            tls_handshake_fail: Family::default(),
             rows_skipped: Counter::default(),
             retries: Counter::default(),
             responses_429: Counter::default(),
@@ -236,6 +240,13 @@ impl Metrics {
             r.register(name, help, counter.clone());
         }
         r.register("rng_source", "1 for the enclave's generator", self.rng_source.clone());
+        let tls = [
+            ("tls_reload", "New certificates by result", &self.tls_reload),
+            ("tls_handshake_fail", "Clients that did not come in", &self.tls_handshake_fail),
+        ];
+        for (name, help, family) in tls {
+            r.register(name, help, family.clone());
+        }
         let help = "0 admitting, 1 probing, 2 shut";
         r.register("circuit_breaker_state", help, self.breaker_state.clone());
         r.register("batch_size_hist", "Digests of one message", self.batch_size.clone());
@@ -323,6 +334,17 @@ impl Metrics {
     /// There is no enclave, so no generator either.
     pub(crate) fn rng_unknown(&self) {
         self.rng_source("");
+    }
+
+    /// New certificates are in use, or could not be.
+    pub(crate) fn tls_reloaded(&self, used: bool) {
+        let result = if used { "ok" } else { "failed" };
+        self.tls_reload.get_or_create(&[("result", result)]).inc();
+    }
+
+    /// A client's TLS handshake led to no connection.
+    pub(crate) fn tls_handshake_failed(&self, reason: &'static str) {
+        self.tls_handshake_fail.get_or_create(&[("reason", reason)]).inc();
     }
 
     /// The text that Prometheus scrapes.

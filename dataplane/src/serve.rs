@@ -24,6 +24,7 @@ use crate::reload::{Reloader, Source};
 use crate::router::{RetryBudget, Router};
 use crate::status::{MemberStatus, StatusWriter};
 use crate::store::{EmbeddedStore, Records};
+use crate::tls::{Files, Tls};
 use crate::unlock::Unlocker;
 
 /// Threads of the control runtime: hand-off, attestation, unlock, admin, Kubernetes.
@@ -61,6 +62,7 @@ struct Shared {
     budget: Arc<RetryBudget>,
     guards: Guards,
     standard: Standard,
+    tls: Option<Arc<Tls>>,
     stop: watch::Receiver<bool>,
     workers: usize,
 }
@@ -85,6 +87,8 @@ impl Server {
     /// Anything of that fails; nothing is left running then.
     pub fn start(config: Config) -> anyhow::Result<Self> {
         let trust = Arc::new(Trust::load(&config)?);
+        let tls = Files::of(&config.listeners.tls).map(Tls::load).transpose();
+        let tls = tls.context("listeners.tls")?.map(Arc::new);
         let workers = worker_count(&config);
         let (public_sockets, public) = bind_all(&config.listeners.public, workers)
             .with_context(|| format!("listeners.public: {}", config.listeners.public))?;
@@ -113,6 +117,7 @@ impl Server {
             budget: Arc::new(RetryBudget::new(Instant::now())),
             guards: Guards::new(&config, &metrics),
             standard,
+            tls,
             stop: stopped,
             workers,
             live: Arc::new(Live::new(config.clone())),
@@ -185,6 +190,10 @@ async fn run_control(shared: Arc<Shared>, attester: Attester, status: StatusWrit
     tokio::spawn(settle_unlocks(shared.unlocker.clone(), Arc::clone(&shared.live)));
     tokio::spawn(settle_guards(shared.guards.clone(), Arc::clone(&shared.live)));
     tokio::spawn(shared.standard.clone().follow(status.subscribe(), shared.stop.clone()));
+    if let Some(tls) = shared.tls.clone() {
+        let metrics = Arc::clone(&shared.metrics);
+        tokio::spawn(tls.follow(metrics, status.clone(), shared.stop.clone()));
+    }
     if let Some(member) = shared.config.member.clone() {
         tokio::spawn(run_kubernetes(member, status.subscribe()));
     }
@@ -251,6 +260,7 @@ fn run_worker(runtime: &Runtime, shared: &Shared, socket: Bound, cpu: Option<usi
             Arc::new(app),
             Arc::clone(&shared.live),
             shared.standard.clone(),
+            shared.tls.clone(),
         ));
         match socket.listen() {
             Ok(listener) => ingress.serve(listener, shared.stop.clone()).await,

@@ -36,6 +36,8 @@ pub struct MemberStatus {
     pub keyspaces: BTreeMap<String, KeyspaceStatus>,
     /// The store was opened and its last commit was durable.
     pub store_durable: bool,
+    /// TLS of the public listener; absent in cleartext.
+    pub tls: Option<TlsStatus>,
     /// What became of the newest settings.
     pub config: ConfigStatus,
 }
@@ -50,6 +52,16 @@ pub struct ConfigStatus {
     pub errors: Vec<String>,
     /// Paths that differ from what is in force and hold after a restart.
     pub needs_restart: Vec<String>,
+}
+
+/// Certificates of the public listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsStatus {
+    /// SHA-256 of the certificate in use, hex.
+    pub certificate_sha256: String,
+    /// Why the files as they are now cannot be used, one sentence; the ones before stay in use.
+    pub reload_error: Option<String>,
 }
 
 /// Hex of the three measurements that name an image.
@@ -244,6 +256,7 @@ impl StatusWriter {
             *status = MemberStatus {
                 keyspaces,
                 store_durable: status.store_durable,
+                tls: status.tls.take(),
                 config: std::mem::take(&mut status.config),
                 ..MemberStatus::default()
             };

@@ -10,7 +10,7 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Admits one line in a second and counts the others.
 #[derive(Debug, Default)]
-pub(super) struct Seldom(Mutex<Lines>);
+pub(crate) struct Seldom(Mutex<Lines>);
 
 #[derive(Debug, Default)]
 struct Lines {
@@ -22,7 +22,7 @@ struct Lines {
 
 impl Seldom {
     /// How many lines were left out since the last one, if one may be written now.
-    pub(super) fn admit(&self, now: Instant) -> Option<u64> {
+    pub(crate) fn admit(&self, now: Instant) -> Option<u64> {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.last.is_some_and(|last| now.saturating_duration_since(last) < EVERY) {
             lines.left_out += 1;

@@ -59,7 +59,11 @@ const fn cache(
 
 /// In the order of `config/dataplane.yaml`.
 const SETTINGS: &[Setting] = &[
-    cold("listeners.public", "", "address", "loopback IP:PORT, unix:/path"),
+    cold("listeners.public", "", "address", "IP:PORT (TLS off loopback), unix:/path"),
+    cold("listeners.tls.certificateFile", "", "path", "PEM; its content may change"),
+    cold("listeners.tls.keyFile", "", "path", "PEM; its content may change"),
+    cold("listeners.tls.clientCaFile", "", "path", "PEM; its content may change"),
+    cold("listeners.tls.clientCertificates", "", "mode", "none, optional, required"),
     cold("listeners.admin", "", "address", "loopback IP:PORT, unix:/path"),
     cold("workers", "", "threads", "0-256; 0: one a core"),
     cold("enclave.handoff", "SIGNER_ENCLAVES", "socket", "@name or absolute path"),

@@ -58,7 +58,8 @@ fn all_errors_are_reported_at_once_with_their_path() {
         assert!(errors.iter().any(|error| error.starts_with(path)), "{path}: {errors:?}");
     }
     assert_eq!(errors.len(), 5, "{errors:?}");
-    assert!(errors[0].contains("not authenticated"), "{errors:?}");
+    assert!(errors[0].contains("no cleartext"), "{errors:?}");
+    assert!(errors[1].contains("not authenticated"), "{errors:?}");
 }
 
 #[test]
@@ -79,12 +80,16 @@ fn the_environment_wins_over_the_file() {
     let text = minimal() + "unlock: {workers: 4}\n";
     let config = load(&text, |name| match name {
         "SIGIL_UNLOCK_WORKERS" => Some("7".to_owned()),
-        "SIGIL_LISTENERS_PUBLIC" => Some("unix:/run/sigil.sock".to_owned()),
+        "SIGIL_LISTENERS_PUBLIC" => Some("127.0.0.1:1".to_owned()),
+        "SIGIL_LISTENERS_ADMIN" => Some("unix:/run/sigil.sock".to_owned()),
+        "SIGIL_LISTENERS_TLS_CERTIFICATE_FILE" => Some("/a/tls.crt".to_owned()),
+        "SIGIL_LISTENERS_TLS_KEY_FILE" => Some("/a/tls.key".to_owned()),
         _ => None,
     })
     .unwrap();
+    assert_eq!(config.listeners.tls.key_file, Some("/a/tls.key".into()));
     assert_eq!(config.unlock.workers, 7);
-    assert_eq!(config.listeners.public, ListenAddress::Unix("/run/sigil.sock".into()));
+    assert_eq!(config.listeners.admin, ListenAddress::Unix("/run/sigil.sock".into()));
 }
 
 #[test]

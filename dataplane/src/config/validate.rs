@@ -37,16 +37,15 @@ impl Config {
     }
 
     fn validate_listeners(&self, errors: &mut Vec<String>) {
-        let listeners = [("public", &self.listeners.public), ("admin", &self.listeners.admin)];
-        for (name, listener) in listeners {
-            if let ListenAddress::Tcp(address) = listener
-                && !address.ip().is_loopback()
-            {
-                errors.push(format!(
-                    "listeners.{name}: {address} is not a loopback address; callers are not \
-                     authenticated in this version, so use 127.0.0.1, [::1] or unix:/path"
-                ));
-            }
+        let listeners = &self.listeners;
+        listeners.tls.validate(&listeners.public, errors);
+        if let ListenAddress::Tcp(address) = &listeners.admin
+            && !address.ip().is_loopback()
+        {
+            errors.push(format!(
+                "listeners.admin: {address} is not a loopback address; callers are not \
+                 authenticated there in this version, so use 127.0.0.1, [::1] or unix:/path"
+            ));
         }
     }
 

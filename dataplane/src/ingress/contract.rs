@@ -195,4 +195,6 @@ fn add_hints(out: &mut Value, error: &Error) {
 }
 
 #[cfg(test)]
+mod faces;
+#[cfg(test)]
 mod tests;

@@ -1,8 +1,6 @@
 //! Who is at the other end of a connection, as far as the connection itself shows. What a request says
 //! about its sender (a token, say) is not here.
 
-#![allow(dead_code, reason = "certificates come with TLS, which is the next change")]
-
 use std::fmt;
 use std::sync::Arc;
 

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::UnixStream;
 
 use super::idle::IDLE_TIME_MAX;
+use super::peer::Peer;
 use super::*;
 use crate::app::Guards;
 use crate::attest::{BirthVerifier, Trust};
@@ -42,6 +43,14 @@ impl Bench {
         Self::over(store, connections_max, &Config::default()).await
     }
 
+    pub(super) async fn with_tls(tls: Arc<Tls>, handshakes_max: usize) -> Self {
+        let mut bench = Self::new().await;
+        let ingress = Arc::get_mut(&mut bench.ingress).unwrap();
+        ingress.tls = Some(tls);
+        ingress.handshakes = Handshakes::new(handshakes_max);
+        bench
+    }
+
     /// Over a store of the caller's choice.
     pub(super) async fn over(
         store: impl FnOnce(&Path) -> Arc<dyn Store>,
@@ -70,8 +79,8 @@ impl Bench {
             (vec!["default".to_owned()].into(), guards),
         );
         let standard = Standard::new().await.unwrap();
-        let mut ingress =
-            Ingress::new(Arc::new(app), Arc::new(Live::new(Config::default())), standard);
+        let live = Arc::new(Live::new(Config::default()));
+        let mut ingress = Ingress::new(Arc::new(app), live, standard, None);
         ingress.places = Arc::new(Semaphore::new(connections_max));
         let stop = watch::Sender::new(false);
         Self { ingress: Arc::new(ingress), stop, folder, _boots: boots }
@@ -82,7 +91,7 @@ impl Bench {
         let (near, far) = tokio::io::duplex(64 * 1024);
         tokio::spawn(Arc::clone(&self.ingress).connection(
             far,
-            Peer::Loopback,
+            Peer::Loopback.into(),
             self.stop.subscribe(),
         ));
         near

@@ -10,3 +10,4 @@ mod crash;
 mod faults;
 mod several;
 mod support;
+mod tls;

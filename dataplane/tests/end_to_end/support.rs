@@ -4,10 +4,12 @@ mod bench;
 mod client;
 mod cutter;
 mod process;
+mod tls;
 
 pub(crate) use bench::{Bench, Settings};
 pub(crate) use cutter::Cutter;
 pub(crate) use process::listen_as;
+pub(crate) use tls::{Identity, TlsBench};
 
 use std::time::Duration;
 

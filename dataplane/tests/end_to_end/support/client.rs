@@ -81,7 +81,7 @@ pub(crate) async fn grpc(socket: &PathBuf) -> Grpc {
 
 /// A gRPC client on a connection. It sends as many requests as it is given before the server has said
 /// how many it takes.
-async fn grpc_on(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Grpc {
+pub(super) async fn grpc_on(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Grpc {
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .initial_max_send_streams(1_024)
         .handshake(TokioIo::new(stream))
