@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-.PHONY: help demo demo-cluster test test-cluster fuzz lint fmt images generate test-enclave enclave-tools eif image-identity \
+.PHONY: help demo demo-cluster test test-api test-cluster fuzz lint fmt images generate test-enclave enclave-tools eif image-identity \
 	unlock-run bench-boot bench-gate bench-gate-write bench-s4 bench-sign ctime verify-all
 
 help: ## this list
@@ -19,6 +19,10 @@ demo-cluster: ## the same on a real two-node Kubernetes cluster (root; about 10 
 test: ## every test that needs no cluster, those against a real API server included
 	@hack/packages test
 	@hack/test
+
+test-api: ## the published contract against a running signer: schemathesis, generated clients, example clients
+	@hack/packages api
+	@hack/test-api
 
 test-cluster: ## the test cluster itself under faults (root)
 	@hack/packages cluster

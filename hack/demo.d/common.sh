@@ -13,7 +13,7 @@ heading() {
 say() { printf '   %s\n' "$*"; }
 
 fail() {
-    printf 'demo: %s\n' "$*" >&2
+    printf '%s: %s\n' "${program:-demo}" "$*" >&2
     exit 1
 }
 

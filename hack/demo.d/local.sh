@@ -17,7 +17,7 @@ finish() {
         echo "--- ${log##*/} (end)" >&2
         tail -n 15 "$log" >&2
     done
-    echo "demo: failed; everything is in $dir" >&2
+    echo "${program:-demo}: failed; everything is in $dir" >&2
     exit "$status"
 }
 

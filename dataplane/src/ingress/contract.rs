@@ -16,13 +16,21 @@ const SIGNED_BYTES: usize = 512;
 /// Bytes of a verifier's nonce (`enclave/protocol`, `Prove`).
 const NONCE_BYTES_MAX: usize = sigil_enclave_protocol::bounds::CHALLENGE_BYTES_MAX;
 
+/// Over HTTP a keyspace that is left out is the default one; an empty one is somebody's mistake.
+pub(super) fn refuse_empty_keyspace(keyspace: Option<&str>) -> Result<(), Error> {
+    match keyspace {
+        Some("") => {
+            Err(Error::invalid("keyspace", "keyspace is empty; leave it out for `default`"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Body of `POST /create`.
 pub(super) fn read_create(body: &[u8]) -> Result<CreateRequest, Error> {
     let mut fields = Fields::read(body, CREATE_FIELDS)?;
     let keyspace = fields.text("keyspace")?;
-    if keyspace.as_deref() == Some("") {
-        return Err(Error::invalid("keyspace", "keyspace is empty; leave it out for `default`"));
-    }
+    refuse_empty_keyspace(keyspace.as_deref())?;
     let idempotency_key = fields.text("idempotencyKey")?;
     if idempotency_key.as_deref() == Some("") {
         return Err(Error::invalid("idempotencyKey", "idempotencyKey is empty; leave it out"));

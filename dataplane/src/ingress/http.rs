@@ -107,6 +107,7 @@ async fn run(
         Route::Keys => {
             let [keyspace, page, tenant] = parameters(&query, ["keyspace", "page", "tenantId"])?;
             refuse_tenant(tenant.unwrap_or_default())?;
+            contract::refuse_empty_keyspace(keyspace)?;
             let keyspace = checked_keyspace(keyspace.unwrap_or_default().to_owned())?;
             let page = page.map(checked_key_id).transpose().map_err(|_| {
                 Error::invalid("page", "page must be `nextPage` of the answer before")
