@@ -16,7 +16,7 @@ pub mod kubernetes;
 mod metrics;
 mod pool;
 pub mod reload;
-mod router;
+pub mod router;
 pub mod serve;
 pub mod status;
 pub mod store;

@@ -12,6 +12,8 @@ use crate::pool::session::Client;
 use crate::pool::{Group, Pool, PoolError};
 
 mod budget;
+pub mod membership;
+pub mod ring;
 
 pub(crate) use budget::RetryBudget;
 
