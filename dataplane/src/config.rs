@@ -13,6 +13,7 @@ pub(crate) mod live;
 mod load;
 pub(crate) mod merge;
 pub(crate) mod reference;
+mod routing;
 mod tls;
 mod validate;
 
@@ -22,6 +23,7 @@ pub use admission::{Admission, AdmissionMode};
 pub use cache::Cache;
 pub use load::{ConfigErrors, load};
 pub use reference::markdown as reference;
+pub use routing::{Policy, Routing};
 pub use tls::{ClientCertificates, Tls};
 
 /// All settings.
@@ -48,6 +50,8 @@ pub struct Config {
     pub limits: Limits,
     /// Requests in flight.
     pub admission: Admission,
+    /// Which enclave signs, and how this process knows the others.
+    pub routing: Routing,
     /// Which objects of the cluster this process belongs to; absent without Kubernetes.
     pub member: Option<Member>,
 }

@@ -5,20 +5,15 @@
 mod report;
 mod ring;
 
-use std::sync::Arc;
-
 use kube::Client;
-use sigil_crds::SignerRingSpec;
 use tokio::sync::watch;
 
 use crate::config::Member;
+use crate::router::membership::Memberships;
 use crate::status::MemberStatus;
 
 /// Environment variable with the UID of the pod: a report of an earlier pod counts for nothing.
 pub const POD_UID: &str = "POD_UID";
-
-/// The newest ring that was accepted; `None` before the first.
-pub type RingWatch = watch::Receiver<Option<Arc<SignerRingSpec>>>;
 
 /// Why the member cannot take part.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +29,7 @@ pub struct Kubernetes {
     member: Member,
     pod_uid: String,
     status: watch::Receiver<MemberStatus>,
-    ring: watch::Sender<Option<Arc<SignerRingSpec>>>,
+    memberships: Memberships,
 }
 
 impl Kubernetes {
@@ -45,11 +40,12 @@ impl Kubernetes {
     pub async fn in_pod(
         member: Member,
         status: watch::Receiver<MemberStatus>,
+        memberships: Memberships,
     ) -> Result<Self, KubernetesError> {
         let client =
             Client::try_default().await.map_err(|e| KubernetesError::Client(Box::new(e)))?;
         let pod_uid = std::env::var(POD_UID).unwrap_or_default();
-        Ok(Self::new(client, member, pod_uid, status))
+        Ok(Self::new(client, member, pod_uid, status, memberships))
     }
 
     /// With a client and a pod UID of the caller's choice.
@@ -58,20 +54,15 @@ impl Kubernetes {
         member: Member,
         pod_uid: String,
         status: watch::Receiver<MemberStatus>,
+        memberships: Memberships,
     ) -> Self {
-        Self { client, member, pod_uid, status, ring: watch::Sender::new(None) }
+        Self { client, member, pod_uid, status, memberships }
     }
 
-    /// Follows the ring for whoever routes.
-    pub fn ring(&self) -> RingWatch {
-        self.ring.subscribe()
-    }
-
-    /// Follows the ring and reports, for ever.
+    /// Follows the ring and reports, the epoch that is served included, for ever.
     pub async fn run(self) {
-        let Self { client, member, pod_uid, status, ring } = self;
-        let seen = ring.subscribe();
+        let Self { client, member, pod_uid, status, memberships } = self;
         let reporter = report::Reporter::new(client.clone(), &member, pod_uid);
-        tokio::join!(ring::follow(client, &member, ring), reporter.run(status, seen));
+        tokio::join!(ring::follow(client, &member, memberships), reporter.run(status));
     }
 }

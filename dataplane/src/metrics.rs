@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::router::RouteMetrics;
 use crate::status::KmsErrorClass;
 
 pub(crate) mod enclave;
@@ -117,6 +118,8 @@ pub(crate) struct Metrics {
     restart_needed: Gauge,
     /// What stands before requests.
     pub(crate) limiters: Limiters,
+    /// Routing between members.
+    pub(crate) routes: RouteMetrics,
     /// What the enclave counts itself.
     pub(crate) enclave: EnclaveMetrics,
 }
@@ -195,6 +198,7 @@ impl Metrics {
             reloads: Family::default(),
             restart_needed: Gauge::default(),
             limiters: Limiters::default(),
+            routes: RouteMetrics::default(),
             enclave: EnclaveMetrics::default(),
         };
         metrics.register(latency, create_latency);
@@ -258,6 +262,7 @@ impl Metrics {
         let help = "1 if settings differ that need a restart";
         r.register("config_restart_needed", help, self.restart_needed.clone());
         r.register_collector(Box::new(self.limiters.clone()));
+        self.routes.register(r);
         r.register_collector(Box::new(self.enclave.clone()));
     }
 

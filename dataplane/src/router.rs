@@ -13,9 +13,13 @@ use crate::pool::{Group, Pool, PoolError};
 
 mod budget;
 pub mod membership;
+mod metrics;
 pub mod ring;
+mod table;
 
 pub(crate) use budget::RetryBudget;
+pub(crate) use metrics::RouteMetrics;
+pub use table::Table;
 
 /// Sends of one request, the first included (row S14a).
 const SENDS_MAX: u32 = 3;

@@ -21,7 +21,8 @@ use crate::kubernetes::Kubernetes;
 use crate::metrics::Metrics;
 use crate::pool::{BootWatch, Pool};
 use crate::reload::{Reloader, Source};
-use crate::router::{RetryBudget, Router};
+use crate::router::membership::{Memberships, follow_file};
+use crate::router::{RetryBudget, Router, Table};
 use crate::status::{MemberStatus, StatusWriter};
 use crate::store::{EmbeddedStore, Records};
 use crate::tls::{Files, Tls};
@@ -61,6 +62,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     budget: Arc<RetryBudget>,
     guards: Guards,
+    table: Arc<Table>,
     standard: Standard,
     tls: Option<Arc<Tls>>,
     stop: watch::Receiver<bool>,
@@ -116,6 +118,7 @@ impl Server {
             metrics: Arc::clone(&metrics),
             budget: Arc::new(RetryBudget::new(Instant::now())),
             guards: Guards::new(&config, &metrics),
+            table: Arc::new(Table::of(&config, &metrics)),
             standard,
             tls,
             stop: stopped,
@@ -194,9 +197,7 @@ async fn run_control(shared: Arc<Shared>, attester: Attester, status: StatusWrit
         let metrics = Arc::clone(&shared.metrics);
         tokio::spawn(tls.follow(metrics, status.clone(), shared.stop.clone()));
     }
-    if let Some(member) = shared.config.member.clone() {
-        tokio::spawn(run_kubernetes(member, status.subscribe()));
-    }
+    follow_ring(&shared, &status);
     let boots = shared.boots.clone();
     let records = shared.records.clone();
     shared.unlocker.start(&shared.config, pool, records, boots, status).await;
@@ -219,9 +220,27 @@ async fn settle_guards(guards: Guards, live: Arc<Live>) {
     }
 }
 
+/// The ring comes from a file, from the API server, or from both.
+fn follow_ring(shared: &Shared, status: &StatusWriter) {
+    let Config { member, routing, .. } = &shared.config;
+    let memberships = Memberships::new(member.as_ref().map(|member| member.pool.as_str()));
+    tokio::spawn(Arc::clone(&shared.table).run(memberships.clone(), status.clone()));
+    if let Some(path) = routing.membership_file.clone() {
+        let memberships = memberships.clone();
+        tokio::spawn(async move { follow_file(&path, &memberships).await });
+    }
+    if let Some(member) = member.clone() {
+        tokio::spawn(run_kubernetes(member, status.subscribe(), memberships));
+    }
+}
+
 /// Signing goes on without the API server, so nothing here ends the process.
-async fn run_kubernetes(member: Member, status: watch::Receiver<MemberStatus>) {
-    match Kubernetes::in_pod(member, status).await {
+async fn run_kubernetes(
+    member: Member,
+    status: watch::Receiver<MemberStatus>,
+    memberships: Memberships,
+) {
+    match Kubernetes::in_pod(member, status, memberships).await {
         Ok(kubernetes) => kubernetes.run().await,
         Err(error) => tracing::error!(%error, "no report to Kubernetes"),
     }

@@ -34,6 +34,8 @@ pub struct MemberStatus {
     pub cache: Option<CacheStatus>,
     /// By keyspace name.
     pub keyspaces: BTreeMap<String, KeyspaceStatus>,
+    /// Epoch of the ring that requests are routed by; 0 without one.
+    pub ring_epoch: i64,
     /// The store was opened and its last commit was durable.
     pub store_durable: bool,
     /// TLS of the public listener; absent in cleartext.
@@ -255,6 +257,7 @@ impl StatusWriter {
                 .collect();
             *status = MemberStatus {
                 keyspaces,
+                ring_epoch: status.ring_epoch,
                 store_durable: status.store_durable,
                 tls: status.tls.take(),
                 config: std::mem::take(&mut status.config),

@@ -55,6 +55,7 @@ pub fn load(
         unlock: section(&mut root, "unlock", &mut errors),
         limits: section(&mut root, "limits", &mut errors),
         admission: section(&mut root, "admission", &mut errors),
+        routing: section(&mut root, "routing", &mut errors),
         member: section(&mut root, "member", &mut errors),
     };
     let unreadable = errors.len() > known_errors;

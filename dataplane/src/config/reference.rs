@@ -116,6 +116,10 @@ const SETTINGS: &[Setting] = &[
     hot("admission.mode", "", "mode", "try, waitWithTimeout, waitCancellable"),
     hot("admission.waitTimeoutMs", "", "ms", "1-60000"),
     hot("admission.waitingMax", "", "requests", "1-65536"),
+    cold("routing.policy", "routing", "policy", "LocalFirst, Owner"),
+    cold("routing.virtualNodes", "virtual nodes", "points", "1-16384"),
+    cold("routing.slot", "", "slot", "0-511"),
+    cold("routing.membershipFile", "", "path", "absolute"),
     cold("member", "", "objects", "set by the operator"),
 ];
 

@@ -20,6 +20,7 @@ impl Config {
         self.cache.validate(errors);
         self.admission.validate(errors);
         self.validate_unlock(errors);
+        self.routing.validate(self.member.as_ref(), errors);
         let mut bound = |path: &str, value: usize, low: usize, high: usize| {
             if !(low..=high).contains(&value) {
                 errors.push(format!("{path}: {value} is not in {low}..={high}"));

@@ -1,7 +1,6 @@
 //! Reports `status.enclave` of the member's EnclaveAllocation: only when something but time
 //! changed, and not more often than every few seconds, however fast things change.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -9,11 +8,10 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource};
 use serde_json::json;
-use sigil_crds::{EnclaveAllocation, EnclaveStatus, KeyspaceStatus, Measurement, SignerRingSpec};
+use sigil_crds::{EnclaveAllocation, EnclaveStatus, KeyspaceStatus, Measurement};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::RingWatch;
 use crate::config::Member;
 use crate::status::{KmsErrorClass, MeasurementStatus, MemberStatus};
 
@@ -48,12 +46,11 @@ impl Reporter {
     }
 
     /// Reports for as long as there is something to report on.
-    pub(super) async fn run(self, mut status: watch::Receiver<MemberStatus>, mut ring: RingWatch) {
+    pub(super) async fn run(self, mut status: watch::Receiver<MemberStatus>) {
         let mut written: Option<EnclaveStatus> = None;
         let mut failures = 0_u32;
         loop {
-            let report =
-                self.report(&status.borrow_and_update(), epoch(ring.borrow_and_update().as_ref()));
+            let report = enclave_status(&status.borrow_and_update(), &self.pod_uid);
             if written.as_ref().is_none_or(|old| !old.says_the_same(&report)) {
                 match self.write(&report).await {
                     Ok(()) => {
@@ -69,10 +66,10 @@ impl Reporter {
                 }
             }
             let earliest = Instant::now() + REPORT_EVERY;
-            let changed = timeout(CHECK_EVERY, next_change(&mut status, &mut ring)).await;
+            let changed = timeout(CHECK_EVERY, status.changed()).await;
             match changed {
-                Ok(true) => sleep_until(earliest.max(Instant::now() + SETTLE)).await,
-                Ok(false) => return,
+                Ok(Ok(())) => sleep_until(earliest.max(Instant::now() + SETTLE)).await,
+                Ok(Err(_)) => return,
                 Err(_) => {
                     if self.was_wiped(written.as_ref()).await {
                         written = None;
@@ -80,10 +77,6 @@ impl Reporter {
                 }
             }
         }
-    }
-
-    fn report(&self, status: &MemberStatus, ring_epoch: i64) -> EnclaveStatus {
-        enclave_status(status, &self.pod_uid, ring_epoch)
     }
 
     async fn write(&self, report: &EnclaveStatus) -> Result<(), String> {
@@ -115,24 +108,12 @@ impl Reporter {
     }
 }
 
-/// Whether something changed; `false` when the process ends.
-async fn next_change(status: &mut watch::Receiver<MemberStatus>, ring: &mut RingWatch) -> bool {
-    tokio::select! {
-        changed = status.changed() => changed.is_ok(),
-        changed = ring.changed() => changed.is_ok(),
-    }
-}
-
-fn epoch(ring: Option<&Arc<SignerRingSpec>>) -> i64 {
-    ring.map_or(0, |ring| ring.epoch)
-}
-
 fn backoff(failures: u32) -> Duration {
     Duration::from_secs(1 << failures.clamp(1, 6).saturating_sub(1)).min(BACKOFF_MAX)
 }
 
 /// The snapshot in the words of the CRD.
-fn enclave_status(status: &MemberStatus, pod_uid: &str, ring_epoch: i64) -> EnclaveStatus {
+fn enclave_status(status: &MemberStatus, pod_uid: &str) -> EnclaveStatus {
     let keyspace = |(name, one): (&String, &crate::status::KeyspaceStatus)| KeyspaceStatus {
         name: name.clone(),
         unlocked: one.unlocked,
@@ -154,7 +135,7 @@ fn enclave_status(status: &MemberStatus, pod_uid: &str, ring_epoch: i64) -> Encl
         address: status.address.clone(),
         rng: status.rng_current.clone(),
         store_durable: status.store_durable,
-        ring_epoch,
+        ring_epoch: status.ring_epoch,
         keyspaces: status.keyspaces.iter().map(keyspace).collect(),
         reason: reason.map(str::to_owned),
         message,
@@ -190,6 +171,7 @@ mod tests {
     fn the_snapshot_is_told_in_the_words_of_the_crd() {
         let mut status = MemberStatus {
             running: true,
+            ring_epoch: 4,
             attestation_error: Some("é".repeat(2000)),
             ..MemberStatus::default()
         };
@@ -199,7 +181,7 @@ mod tests {
             ..crate::status::KeyspaceStatus::default()
         };
         status.keyspaces.insert("default".to_owned(), locked);
-        let report = enclave_status(&status, "uid", 4);
+        let report = enclave_status(&status, "uid");
         assert_eq!((report.pod_uid.as_str(), report.ring_epoch), ("uid", 4));
         assert!(report.running && !report.attested);
         assert!(report.message.unwrap().chars().count() <= 1024);
@@ -212,7 +194,7 @@ mod tests {
     fn an_enclave_that_does_not_answer_is_told_with_its_reason() {
         let status =
             MemberStatus { health_error: Some("no answer".to_owned()), ..MemberStatus::default() };
-        let report = enclave_status(&status, "uid", 1);
+        let report = enclave_status(&status, "uid");
         assert_eq!(report.reason.as_deref(), Some("EnclaveNotAnswering"));
         assert_eq!(report.message.as_deref(), Some("no answer"));
     }
@@ -227,7 +209,7 @@ mod tests {
                 ..crate::status::KeyspaceStatus::default()
             };
             status.keyspaces.insert("default".to_owned(), keyspace);
-            enclave_status(&status, "uid", 1)
+            enclave_status(&status, "uid")
         };
         assert!(with(1_000, true).says_the_same(&with(9_000, true)));
         assert!(!with(1_000, true).says_the_same(&with(1_000, false)));

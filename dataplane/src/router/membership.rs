@@ -107,6 +107,9 @@ impl Membership {
         if text.len() > MEMBERSHIP_BYTES_MAX {
             return Err(one(format!("longer than {MEMBERSHIP_BYTES_MAX} bytes")));
         }
+        if has_aliases(text) {
+            return Err(one("YAML aliases (`*name`) are not taken; write it out".to_owned()));
+        }
         let file: File =
             serde_yaml_ng::from_str(text).map_err(|error| one(format!("not a {KIND}: {error}")))?;
         if file.kind != KIND {
@@ -198,7 +201,7 @@ fn checked_member(
         text => text.parse().map_err(|why| wrong("address", why)).ok(),
     };
     if let Some(measurements) = member.measurements
-        && usize::try_from(measurements).is_ok_and(|at| at < spec.measurements.len()) == false
+        && usize::try_from(measurements).map_or(true, |at| at >= spec.measurements.len())
     {
         wrong("measurements", format!("{measurements} is not an index into spec.measurements"));
     }
@@ -212,6 +215,18 @@ fn checked_member(
         state: member.state,
         weight: weight?,
         ramp: Duration::from_secs(ramp?.into()),
+    })
+}
+
+/// Whether something may be a YAML alias, with which a short text becomes a long one. `*` is one only at
+/// the start of a value; that a quoted text of an annotation begins so costs it a space.
+fn has_aliases(text: &str) -> bool {
+    text.as_bytes().windows(3).any(|three| match *three {
+        [before, b'*', after] => {
+            let starts = before.is_ascii_whitespace() || b"[{,:-".contains(&before);
+            starts && !after.is_ascii_whitespace()
+        }
+        _ => false,
     })
 }
 

@@ -58,8 +58,8 @@ pub struct Order<'a> {
 /// Where a key stands: the first 64 bits of its id, big-endian. Ids are random or cut from a SHA-256,
 /// so they are spread already, and hashing them again would only cost time.
 pub fn position(key_id: &[u8; 16]) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = *key_id;
-    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    let (first, _) = key_id.as_chunks::<8>();
+    first.first().map_or(0, |word| u64::from_be_bytes(*word))
 }
 
 /// How far a member's ramp is after `elapsed_ms` of it, 1..=[`RAMP_STEPS`]. It never falls as time

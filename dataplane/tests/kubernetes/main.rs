@@ -18,7 +18,9 @@ use serde_json::json;
 use server::Server;
 use sigil_crds::{EnclaveAllocation, EnclaveStatus, SignerRing};
 use sigil_dataplane::config::Member;
-use sigil_dataplane::kubernetes::{Kubernetes, RingWatch};
+use sigil_dataplane::kubernetes::Kubernetes;
+use sigil_dataplane::router::Table;
+use sigil_dataplane::router::membership::{MembershipWatch, Memberships};
 use sigil_dataplane::status::StatusWriter;
 use tokio::time::interval;
 
@@ -117,7 +119,7 @@ async fn report_with(admin: &Client, fits: impl Fn(&EnclaveStatus) -> bool) -> E
     .await
 }
 
-fn epoch(ring: &RingWatch) -> i64 {
+fn epoch(ring: &MembershipWatch) -> i64 {
     ring.borrow().as_ref().map_or(0, |ring| ring.epoch)
 }
 
@@ -133,8 +135,12 @@ async fn a_member_reports_acknowledges_and_refuses_older_rings() {
         allocation: "demo-0".to_owned(),
         node: "node-1".to_owned(),
     };
-    let kubernetes = Kubernetes::new(client, member, "uid-1".to_owned(), status.subscribe());
-    let ring = kubernetes.ring();
+    let memberships = Memberships::new(Some("demo"));
+    let ring = memberships.subscribe();
+    let table = std::sync::Arc::new(Table::new(16, Some(0)));
+    let served = tokio::spawn(table.run(memberships.clone(), status.clone()));
+    let uid = "uid-1".to_owned();
+    let kubernetes = Kubernetes::new(client, member, uid, status.subscribe(), memberships);
     let running = tokio::spawn(kubernetes.run());
 
     let first = report_with(&admin, |report| report.pod_uid == "uid-1").await;
@@ -163,6 +169,7 @@ async fn a_member_reports_acknowledges_and_refuses_older_rings() {
     eventually("the next ring", || async { (epoch(&ring) == 4).then_some(()) }).await;
     report_with(&admin, |report| report.ring_epoch == 4).await;
     running.abort();
+    served.abort();
 }
 
 /// The account of a pool's pods reads its ring and writes its report, and that is all.

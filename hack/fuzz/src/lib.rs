@@ -27,7 +27,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     targets::attestation::RAW,
     targets::attestation::SIGNED,
     targets::blob::TARGET,
@@ -36,6 +36,7 @@ pub const TARGETS: [Target; 12] = [
     targets::handshake::TARGET,
     targets::kms_answer::TARGET,
     targets::measurements::TARGET,
+    targets::membership::TARGET,
     targets::pins::TARGET,
     targets::protocol::TARGET,
     targets::statement::TARGET,

@@ -7,6 +7,7 @@ pub(crate) mod eif;
 pub(crate) mod handshake;
 pub(crate) mod kms_answer;
 pub(crate) mod measurements;
+pub(crate) mod membership;
 pub(crate) mod pins;
 pub(crate) mod protocol;
 pub(crate) mod statement;

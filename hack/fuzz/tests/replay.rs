@@ -91,6 +91,11 @@ fn measurement_files() {
 }
 
 #[test]
+fn membership_files() {
+    replay("membership");
+}
+
+#[test]
 fn pins() {
     replay("pins");
 }

@@ -2,14 +2,13 @@ use super::*;
 
 /// A SignerRing of `demo` with that many members.
 pub(crate) fn ring(epoch: i64, members: u16) -> String {
-    let members: String = (0..members)
-        .map(|slot| {
-            format!(
-                "  - {{slot: {slot}, node: node-{slot}, address: 'node-{slot}:8443', \
-                 state: Active, weight: 100, rampSeconds: 60}}\n"
-            )
-        })
-        .collect();
+    let member = |slot| {
+        format!(
+            "  - {{slot: {slot}, node: node-{slot}, address: 'node-{slot}:8443', \
+             state: Active, weight: 100, rampSeconds: 60}}\n"
+        )
+    };
+    let members = (0..members).map(member).collect::<Vec<_>>().concat();
     let members = if members.is_empty() { " []\n".to_owned() } else { format!("\n{members}") };
     format!(
         "apiVersion: sigil.dev/v1alpha1\nkind: SignerRing\nmetadata: {{name: demo}}\n\
@@ -85,6 +84,10 @@ fn a_membership_is_bounded() {
     assert_eq!(parse(&ring(1, 512)).members.len(), 512);
     let errors = Membership::parse(&ring(1, 513)).unwrap_err();
     assert!(errors.to_string().contains("513 entries, at most 512"), "{errors}");
+    let bomb =
+        ring(1, 2).replacen("node-1", "&a node-1", 1).replacen("node: node-0", "node: *a", 1);
+    let errors = Membership::parse(&bomb).unwrap_err();
+    assert!(errors.to_string().contains("aliases"), "{errors}");
     let long = ring(1, 1) + &"#".repeat(MEMBERSHIP_BYTES_MAX);
     assert!(Membership::parse(&long).is_err());
 }
