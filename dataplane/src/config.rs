@@ -13,6 +13,7 @@ pub(crate) mod live;
 mod load;
 pub(crate) mod merge;
 pub(crate) mod reference;
+mod store;
 mod routing;
 mod tls;
 mod validate;
@@ -23,6 +24,7 @@ pub use admission::{Admission, AdmissionMode};
 pub use cache::Cache;
 pub use load::{ConfigErrors, load};
 pub use reference::markdown as reference;
+pub use store::{Embedded, Engine, Postgres, PostgresAddress, SslMode, StoreSettings};
 pub use routing::{Policy, Routing};
 pub use tls::{ClientCertificates, Tls};
 
@@ -124,22 +126,6 @@ pub struct Kms {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct Keyspaces(pub Vec<String>);
-
-/// Where sealed keys are kept.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct StoreSettings {
-    /// One file on this machine.
-    pub embedded: Embedded,
-}
-
-/// The embedded store.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Embedded {
-    /// Directory of the store, made with mode 0700 if absent.
-    pub path: PathBuf,
-}
 
 /// The unlock queue and its limits; rows U2 and U3.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -280,12 +266,6 @@ impl Default for Enclave {
 impl Default for Keyspaces {
     fn default() -> Self {
         Self(vec!["default".to_owned()])
-    }
-}
-
-impl Default for Embedded {
-    fn default() -> Self {
-        Self { path: "/var/lib/sigil/store".into() }
     }
 }
 

@@ -13,6 +13,7 @@ mod refresh;
 mod report;
 mod retry_unlocks;
 mod sign;
+mod store;
 mod verify_attestation;
 mod verify_key;
 
@@ -31,6 +32,9 @@ pub enum Command {
     RetryUnlocks(retry_unlocks::Args),
     /// Sign a 32-byte digest and print the answer as JSON.
     Sign(sign::Args),
+    /// Look after the store.
+    #[command(subcommand)]
+    Store(store::Command),
     /// Verify an attestation document offline and print what was checked as JSON.
     VerifyAttestation(verify_attestation::Args),
     /// Verify offline that a key was made in, or is held by, an accepted enclave.
@@ -46,6 +50,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Refresh(args) => refresh::run(&args),
         Command::RetryUnlocks(args) => retry_unlocks::run(&args),
         Command::Sign(args) => sign::run(&args),
+        Command::Store(command) => store::run(&command),
         Command::VerifyAttestation(args) => verify_attestation::run(&args),
         Command::VerifyKey(args) => verify_key::run(&args),
     }

@@ -14,7 +14,7 @@ use crate::admin::Admin;
 use crate::app::{App, Guards};
 use crate::attest::{Attester, BirthVerifier, Trust};
 use crate::config::live::Live;
-use crate::config::{Config, ListenAddress, Member};
+use crate::config::{Config, Engine, ListenAddress, Member};
 use crate::ingress::listener::{Bound, bind_all};
 use crate::ingress::{Ingress, Standard};
 use crate::kubernetes::Kubernetes;
@@ -24,7 +24,7 @@ use crate::reload::{Reloader, Source};
 use crate::router::membership::{Memberships, follow_file};
 use crate::router::{RetryBudget, Router, Table};
 use crate::status::{MemberStatus, StatusWriter};
-use crate::store::{EmbeddedStore, Records};
+use crate::store::{EmbeddedStore, PostgresStore, Records, Store, StoreStatus};
 use crate::tls::{Files, Tls};
 use crate::unlock::Unlocker;
 
@@ -97,10 +97,7 @@ impl Server {
         let (mut admin_sockets, admin) = bind_all(&config.listeners.admin, 1)
             .with_context(|| format!("listeners.admin: {}", config.listeners.admin))?;
         let status = StatusWriter::new(&config.keyspaces.0);
-        let for_store = status.clone();
-        let store = EmbeddedStore::open(&config.store.embedded.path, move |durable| {
-            for_store.update(|status| status.store_durable = durable);
-        })?;
+        let store = open_store(&config, &status)?;
         let metrics = Arc::new(Metrics::new());
         let (boots_sender, boots) = watch::channel(None);
         let (stop, stopped) = watch::channel(false);
@@ -112,7 +109,7 @@ impl Server {
         let standard = control.block_on(Standard::new())?;
         let shared = Arc::new(Shared {
             boots,
-            records: Records::new(Arc::new(store)).counting(metrics.rows_skipped.clone()),
+            records: Records::new(store).counting(metrics.rows_skipped.clone()),
             unlocker: Unlocker::new(&config.unlock, Arc::clone(&metrics)),
             births: Arc::new(BirthVerifier::new(Arc::clone(&trust))),
             metrics: Arc::clone(&metrics),
@@ -173,6 +170,26 @@ impl Server {
     /// Waits on the control runtime, for a signal for example.
     pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
         self.control.block_on(work)
+    }
+}
+
+/// The embedded engine must be there; a server may come later.
+fn open_store(config: &Config, status: &StatusWriter) -> anyhow::Result<Arc<dyn Store>> {
+    let status = status.clone();
+    match config.store.engine() {
+        Engine::Embedded(path) => {
+            let report = move |durable: bool| {
+                let error = (!durable).then(|| "the last commit failed; see the log".to_owned());
+                let engine = "embedded";
+                let ready = durable;
+                status.store(StoreStatus { engine, ready, durable, error, durability: None });
+            };
+            Ok(Arc::new(EmbeddedStore::open(path, report)?))
+        }
+        Engine::Postgres(settings) => {
+            let store = PostgresStore::open(settings, move |report| status.store(report))?;
+            Ok(Arc::new(store))
+        }
     }
 }
 

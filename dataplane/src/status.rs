@@ -7,6 +7,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use crate::store::StoreStatus;
+
 /// One snapshot. It holds no secret and is compared to find out whether something changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -42,6 +44,8 @@ pub struct MemberStatus {
     pub tls: Option<TlsStatus>,
     /// What became of the newest settings.
     pub config: ConfigStatus,
+    /// What the store says of itself.
+    pub store: StoreStatus,
 }
 
 /// Settings that were read while running.
@@ -161,9 +165,10 @@ impl KmsErrorClass {
 impl MemberStatus {
     /// "Answers honestly", never "unlocked" or "has an enclave": an outage of KMS or an enclave must
     /// not take the member out of its Service, where callers would get no hint at all. A store that
-    /// cannot write is different: every create would fail.
+    /// cannot write is different: every create would fail. A store that all members share may go away
+    /// once it was there: no other member would be better.
     pub fn is_ready(&self) -> bool {
-        self.store_durable
+        self.store_durable || self.store.ready
     }
 }
 
@@ -202,6 +207,14 @@ impl StatusWriter {
             let before = status.clone();
             change(status);
             *status != before
+        });
+    }
+
+    /// What the store says of itself.
+    pub fn store(&self, store: StoreStatus) {
+        self.update(|status| {
+            status.store_durable = store.durable;
+            status.store = store;
         });
     }
 
@@ -261,6 +274,7 @@ impl StatusWriter {
                 store_durable: status.store_durable,
                 tls: status.tls.take(),
                 config: std::mem::take(&mut status.config),
+                store: std::mem::take(&mut status.store),
                 ..MemberStatus::default()
             };
         });
@@ -329,18 +343,34 @@ mod tests {
     }
 
     #[test]
+    fn a_shared_store_that_was_there_keeps_the_member_ready_and_one_of_its_own_does_not() {
+        let writer = StatusWriter::new(&[]);
+        let ready = |store: StoreStatus| {
+            writer.store(store);
+            writer.snapshot().is_ready()
+        };
+        let store = StoreStatus::default();
+        assert!(!ready(store.clone()));
+        assert!(ready(StoreStatus { durable: true, ready: true, ..store.clone() }));
+        assert!(ready(StoreStatus { durable: false, ready: true, ..store.clone() }));
+        assert!(!writer.snapshot().store_durable, "and says that it cannot store");
+        assert!(!ready(store));
+    }
+
+    #[test]
     fn a_lost_enclave_locks_keyspaces_and_keeps_the_store() {
         let writer = StatusWriter::new(&["default".to_owned()]);
         writer.update(|status| {
             status.running = true;
             status.attested = true;
+            status.store = StoreStatus { ready: true, ..StoreStatus::default() };
             status.store_durable = true;
             status.config.reloads = 1;
         });
         writer.update_keyspace("default", |keyspace| keyspace.unlocked = true);
         writer.enclave_gone();
         let status = writer.snapshot();
-        assert!(!status.running && !status.attested && status.store_durable);
+        assert!(!status.running && !status.attested && status.store_durable && status.store.ready);
         assert!(!status.keyspaces["default"].unlocked);
         assert_eq!(status.config.reloads, 1);
     }

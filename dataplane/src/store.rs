@@ -1,17 +1,21 @@
 //! Where sealed keys are kept. An engine knows tables, keys and bytes; [`Records`] knows what the
 //! bytes mean (`docs/formats.md`, "Store records"). "Missing", "denied" and "corrupt" are three
-//! different things, and none of them ever makes a new key.
+//! different things, and none of them ever makes a new key. Two engines: a file of this machine, and a
+//! PostgreSQL database for several members.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use prometheus_client::metrics::counter::Counter;
+use serde::Serialize;
 
 mod embedded;
+mod postgres;
 mod record;
 
 pub use embedded::{EmbeddedStore, OpenError};
+pub use postgres::{Durability, PostgresStore, migrate};
 #[cfg(test)]
 pub(crate) use record::tests::key_record as record_for_tests;
 pub use record::{CurrentRecord, DekRecord, DocumentRecord, KeyRecord, RecordError};
@@ -67,6 +71,23 @@ pub struct Page {
     pub next: Option<Bytes>,
 }
 
+/// What an engine says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreStatus {
+    /// `embedded` or `postgres`.
+    pub engine: &'static str,
+    /// Requests may come: for an engine of this member alone as long as it is durable, for one that
+    /// members share from the first time on.
+    pub ready: bool,
+    /// What is acknowledged survives a crash, and the last look or write worked.
+    pub durable: bool,
+    /// Why it is not durable, one sentence with what to do.
+    pub error: Option<String>,
+    /// Settings of the server on which that rests; absent for the embedded engine.
+    pub durability: Option<Durability>,
+}
+
 /// Why the store could not answer. A missing row is no error of an engine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -99,6 +120,13 @@ pub trait Store: Send + Sync {
         &self,
         table: Table,
         keyspace: String,
+        after: Option<Bytes>,
+        rows_max: usize,
+    ) -> BoxFuture<'_, Result<Page, StoreError>>;
+    /// Rows of a whole table after `after`, at most `rows_max`; for backups.
+    fn scan(
+        &self,
+        table: Table,
         after: Option<Bytes>,
         rows_max: usize,
     ) -> BoxFuture<'_, Result<Page, StoreError>>;

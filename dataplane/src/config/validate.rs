@@ -29,9 +29,7 @@ impl Config {
         bound("workers", self.workers, 0, WORKERS_MAX);
         bound("enclave.connections", self.enclave.connections, 1, CONNECTIONS_MAX);
         bound("limits.bodyBytesMax", self.limits.body_bytes_max, 1_024, 1 << 20);
-        if !self.store.embedded.path.is_absolute() {
-            errors.push("store.embedded.path: must be an absolute path".to_owned());
-        }
+        self.store.validate(errors);
         if self.limits.request_timeout_ms == 0 {
             errors.push("limits.requestTimeoutMs: must be at least 1".to_owned());
         }

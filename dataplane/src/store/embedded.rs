@@ -3,6 +3,7 @@
 
 use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io;
+use std::ops::Bound;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -182,6 +183,36 @@ impl Store for EmbeddedStore {
     ) -> BoxFuture<'_, Result<Page, StoreError>> {
         Box::pin(self.read(move |database| list(database, table, &keyspace, after, rows_max)))
     }
+
+    fn scan(
+        &self,
+        table: Table,
+        after: Option<Bytes>,
+        rows_max: usize,
+    ) -> BoxFuture<'_, Result<Page, StoreError>> {
+        Box::pin(self.read(move |database| scan(database, table, after, rows_max)))
+    }
+}
+
+fn scan(
+    database: &Database,
+    table: Table,
+    after: Option<Bytes>,
+    rows_max: usize,
+) -> Result<Page, redb::Error> {
+    let rows = database.begin_read()?.open_table(writer::rows(table))?;
+    let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let mut page = Page::default();
+    for row in rows.range::<&[u8]>((start.as_ref().map(|key| &key[..]), Bound::Unbounded))? {
+        if page.rows.len() == rows_max {
+            page.next = page.rows.last().map(|(key, _)| key.clone());
+            break;
+        }
+        let (key, value) = row?;
+        let copy = |bytes: &[u8]| Bytes::copy_from_slice(bytes);
+        page.rows.push((copy(key.value()), copy(value.value())));
+    }
+    Ok(page)
 }
 
 fn list(

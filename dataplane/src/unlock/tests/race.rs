@@ -64,6 +64,15 @@ impl Store for StartLine {
     ) -> BoxFuture<'_, Result<Page, StoreError>> {
         self.store.list(table, keyspace, after, rows_max)
     }
+
+    fn scan(
+        &self,
+        table: Table,
+        after: Option<Bytes>,
+        rows_max: usize,
+    ) -> BoxFuture<'_, Result<Page, StoreError>> {
+        self.store.scan(table, after, rows_max)
+    }
 }
 
 /// Where the racer with this number is stopped; two of eight go to the end.
