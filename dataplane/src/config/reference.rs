@@ -77,7 +77,12 @@ const SETTINGS: &[Setting] = &[
     cold("kms.address", "", "host:port", "of the TCP connection"),
     cold("keyspaces", "", "list", "1-256 names of 1-63 characters"),
     cold("store.embedded.path", "", "path", "absolute; null: /var/lib/sigil/store"),
-    cold("store.postgres.addresses", "", "list", "host:port, unix:/path; empty: the embedded store"),
+    cold(
+        "store.postgres.addresses",
+        "",
+        "list",
+        "host:port, unix:/path; empty: the embedded store",
+    ),
     cold("store.postgres.database", "", "name", "1-63 bytes"),
     cold("store.postgres.user", "", "name", "1-63 bytes"),
     cold("store.postgres.schema", "", "name", "1-63 of a-z 0-9 _"),

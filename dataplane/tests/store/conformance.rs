@@ -162,8 +162,7 @@ async fn pages_are_in_order_and_whole([one, other]: [Arc<dyn Store>; 2]) {
     let keys: BTreeSet<Vec<u8>> =
         (0..=255_u8).step_by(5).flat_map(|a| [vec![a], vec![a, 0], vec![a, 255]]).collect();
     for key in &keys {
-        let row =
-            Row { keyspace: "pages".to_owned(), key: bytes(key), value: bytes(key) };
+        let row = Row { keyspace: "pages".to_owned(), key: bytes(key), value: bytes(key) };
         assert_eq!(one.put_if_absent(Table::Key, row).await, Ok(Put::Stored));
     }
     for rows_max in [1, 7, keys.len() - 1, keys.len(), keys.len() + 1] {
