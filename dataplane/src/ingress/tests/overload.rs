@@ -45,6 +45,15 @@ impl Store for Slow {
     ) -> BoxFuture<'_, Result<Page, StoreError>> {
         Box::pin(async { Ok(Page::default()) })
     }
+
+    fn scan(
+        &self,
+        _: Table,
+        _: Option<Bytes>,
+        _: usize,
+    ) -> BoxFuture<'_, Result<Page, StoreError>> {
+        Box::pin(async { Ok(Page::default()) })
+    }
 }
 
 async fn bench(mode: AdmissionMode, wait_timeout_ms: u64) -> Bench {
