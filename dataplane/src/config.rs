@@ -13,8 +13,8 @@ pub(crate) mod live;
 mod load;
 pub(crate) mod merge;
 pub(crate) mod reference;
-mod store;
 mod routing;
+mod store;
 mod tls;
 mod validate;
 
@@ -24,8 +24,8 @@ pub use admission::{Admission, AdmissionMode};
 pub use cache::Cache;
 pub use load::{ConfigErrors, load};
 pub use reference::markdown as reference;
-pub use store::{Embedded, Engine, Postgres, PostgresAddress, SslMode, StoreSettings};
 pub use routing::{Policy, Routing};
+pub use store::{Embedded, Engine, Postgres, PostgresAddress, SslMode, StoreSettings};
 pub use tls::{ClientCertificates, Tls};
 
 /// All settings.
