@@ -7,8 +7,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
+use crate::access::Verb;
 use crate::admission::Slot;
 use crate::attest::BirthVerifier;
+use crate::audit::AuditLog;
 use crate::error::Error;
 use crate::failpoint;
 use crate::metrics::Metrics;
@@ -16,6 +18,7 @@ use crate::router::Router;
 use crate::store::Records;
 use crate::unlock::Unlocker;
 
+mod asker;
 mod create;
 mod directory;
 mod guards;
@@ -26,6 +29,8 @@ mod refresh;
 pub(crate) mod seldom;
 mod sign;
 
+pub(crate) use asker::Asker;
+use asker::Audited;
 use directory::Directory;
 pub(crate) use guards::Guards;
 pub(crate) use many::{Done, Many};
@@ -44,6 +49,8 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) keyspaces: Arc<[String]>,
     pub(crate) guards: Guards,
+    /// Where this worker writes who did what.
+    audit: AuditLog,
     directory: Directory,
     stored: create::Stored,
     /// For lines on keys whose DEK is locked.
@@ -67,6 +74,7 @@ impl App {
             births,
             metrics,
             keyspaces,
+            audit: guards.audit.log(),
             guards,
             directory: Directory::default(),
             stored: create::Stored::default(),
@@ -76,9 +84,26 @@ impl App {
 
     /// Makes a key. It is acknowledged only when its record is durable, was read back, opened by the
     /// enclave, and its birth statement verified here.
-    pub(crate) async fn create(&self, request: CreateRequest) -> Result<Created, Error> {
+    pub(crate) async fn create(
+        &self,
+        asker: &Asker,
+        request: CreateRequest,
+    ) -> Result<Created, Error> {
+        let mut audited = Audited::begin(&self.audit, asker, Verb::Create);
+        let result = self.create_audited(&mut audited, asker, request).await;
+        audited.end(&result);
+        result
+    }
+
+    async fn create_audited(
+        &self,
+        audited: &mut Audited,
+        asker: &Asker,
+        request: CreateRequest,
+    ) -> Result<Created, Error> {
         let _slot = self.guards.admission.enter().await?;
-        let plan = self.plan_create(request)?;
+        let plan = self.plan_create(asker, request)?;
+        self.allow_create(audited, &plan)?;
         failpoint::hit("create.accepted");
         if let Some(record) = self.created_before(&plan).await? {
             return self.acknowledge(&plan, record, true).await;
@@ -96,14 +121,29 @@ impl App {
 
     /// Signs 32 bytes. A key that the enclave does not hold is sent along once; a locked DEK is
     /// answered at once and unlocked behind the caller's back.
-    pub(crate) async fn sign(&self, request: SignRequest) -> Result<Signed, Error> {
-        let _slot = self.guards.admission.enter().await?;
-        self.sign_admitted(request).await
+    pub(crate) async fn sign(&self, asker: &Asker, request: SignRequest) -> Result<Signed, Error> {
+        let mut audited = self.audited_sign(asker, &request);
+        let result = match self.guards.admission.enter().await {
+            Ok(_slot) => self.sign_admitted(&mut audited, request).await,
+            Err(error) => Err(error),
+        };
+        audited.end(&result);
+        result
+    }
+
+    fn audited_sign(&self, asker: &Asker, request: &SignRequest) -> Audited {
+        let audited = Audited::begin(&self.audit, asker, Verb::Sign);
+        audited.key(request.key_id).digest(request.digest)
     }
 
     /// The same for a request that has its place.
-    async fn sign_admitted(&self, request: SignRequest) -> Result<Signed, Error> {
+    async fn sign_admitted(
+        &self,
+        audited: &mut Audited,
+        request: SignRequest,
+    ) -> Result<Signed, Error> {
         let located = self.locate(request.key_id).await?;
+        audited.may(&located.keyspace)?;
         let answer = self.ask(&located, &request, bytes::Bytes::new()).await?;
         self.finish(&located, &request, answer).await
     }
@@ -113,6 +153,7 @@ impl App {
     /// flight, or is refused as a whole.
     pub(crate) async fn sign_batch(
         self: &Arc<Self>,
+        asker: &Asker,
         requests: Vec<Result<SignRequest, Error>>,
         deadline: Instant,
     ) -> Result<Vec<Result<Signed, Error>>, Error> {
@@ -120,7 +161,8 @@ impl App {
         let mut results: Vec<_> = requests.iter().map(|_| Err(Error::deadline())).collect();
         let mut many = Many::new(Arc::clone(self));
         for (tag, request) in (0..).zip(requests) {
-            many.begin(tag, request.map(|request| (request, Slot::free())), deadline);
+            let request = request.map(|request| (request, Slot::free()));
+            many.begin(asker, tag, request, deadline);
         }
         while let Some(Done { tag, result, .. }) = poll_fn(|cx| many.poll_done(cx)).await {
             if let Some(slot) = usize::try_from(tag).ok().and_then(|at| results.get_mut(at)) {

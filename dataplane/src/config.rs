@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod access;
 mod admission;
+mod audit;
+mod auth;
 mod cache;
 pub(crate) mod live;
 mod load;
@@ -20,7 +23,10 @@ mod validate;
 
 pub(crate) use validate::keyspace_name_is_valid;
 
+pub use access::{AccessRule, AccessRules, AccessVerb};
 pub use admission::{Admission, AdmissionMode};
+pub use audit::{Audit, AuditOutput};
+pub use auth::{Auth, Tokens};
 pub use cache::Cache;
 pub use load::{ConfigErrors, load};
 pub use reference::markdown as reference;
@@ -54,6 +60,12 @@ pub struct Config {
     pub admission: Admission,
     /// Which enclave signs, and how this process knows the others.
     pub routing: Routing,
+    /// How callers prove who they are.
+    pub auth: Auth,
+    /// Who may do what.
+    pub access: AccessRules,
+    /// Where it is written who did what.
+    pub audit: Audit,
     /// Which objects of the cluster this process belongs to; absent without Kubernetes.
     pub member: Option<Member>,
 }

@@ -17,8 +17,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::Service;
 
+use crate::access::Caller;
 use crate::app::seldom::Seldom;
-use crate::app::{App, Signed};
+use crate::app::{App, Asker, Signed};
+use crate::auth::CallerCache;
 use crate::config::live::Live;
 use crate::error::Error;
 use crate::metrics::{Method, Phase};
@@ -81,6 +83,8 @@ pub(crate) struct Ingress {
     tls: Option<Arc<Tls>>,
     handshakes: Arc<Handshakes>,
     handshake_lines: Seldom,
+    /// Tokens that this worker has seen.
+    callers: CallerCache,
 }
 
 impl Ingress {
@@ -108,6 +112,7 @@ impl Ingress {
             tls,
             handshakes: Handshakes::new(HANDSHAKES_MAX),
             handshake_lines: Seldom::default(),
+            callers: CallerCache::default(),
         }
     }
 
@@ -211,18 +216,23 @@ impl Ingress {
     ) -> Response<Body> {
         let started = Instant::now();
         if !grpc::speaks(request.headers()) {
-            return self::http::handle(self, request, &connection.peer, started)
-                .await
-                .map(Either::Left);
+            return self::http::handle(self, request, connection, started).await.map(Either::Left);
         }
         let limit = self.live.load().limits.request_timeout();
-        let (call, valid) = grpc::Call::of(&request, (started, limit), connection);
+        let (mut call, valid) = grpc::Call::of(&request, (started, limit), connection);
         if let Err(error) = valid.and_then(|()| caller::check(&request, &connection.peer)) {
             return call.refused(&self.app, &error).map(Either::Right);
         }
         if let Some(service) = self.standard.at(request.uri().path()) {
             return call.with_id(service(request).await).map(Either::Right);
         }
+        match self.caller(request.headers(), connection) {
+            Ok(caller) => {
+                call.asker = Some(Asker { caller, request_id: Arc::clone(&call.request_id) });
+            }
+            Err(error) => return call.refused(&self.app, &error).map(Either::Right),
+        }
+        let call = Arc::new(call);
         // tonic reads the whole message before it calls the service, so the time counts from here. Its
         // services are always ready.
         request.extensions_mut().insert(Arc::clone(&call));
@@ -231,6 +241,18 @@ impl Ingress {
             Ok(Err(never)) => match never {},
             Err(_) => call.refused(&self.app, &Error::deadline()).map(Either::Right),
         }
+    }
+}
+
+impl Ingress {
+    /// Who sent a request with these headers.
+    fn caller(
+        &self,
+        headers: &::http::HeaderMap,
+        connection: &Connection,
+    ) -> Result<Caller, Error> {
+        let known = (&connection.remembered, &self.callers);
+        self.app.guards.authenticator.caller(headers, &connection.peer, known)
     }
 }
 

@@ -3,10 +3,13 @@
 //!
 //! Start at [`app`]: create and sign, one screen each.
 
+mod access;
 mod admin;
 mod admission;
 mod app;
 pub mod attest;
+mod audit;
+pub mod auth;
 pub mod config;
 pub mod ctl;
 mod error;

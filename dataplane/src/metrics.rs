@@ -116,6 +116,10 @@ pub(crate) struct Metrics {
     pub(crate) batch_size: Histogram,
     reloads: Family<Label1, Counter>,
     restart_needed: Gauge,
+    auth_refused: Family<Label1, Counter>,
+    auth_keys_reads: Family<Label1, Counter>,
+    /// Lines of the audit that found no room.
+    pub(crate) audit_dropped: Counter,
     /// What stands before requests.
     pub(crate) limiters: Limiters,
     /// Routing between members.
@@ -197,6 +201,9 @@ impl Metrics {
             batch_size: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 24.0, 32.0]),
             reloads: Family::default(),
             restart_needed: Gauge::default(),
+            auth_refused: Family::default(),
+            auth_keys_reads: Family::default(),
+            audit_dropped: Counter::default(),
             limiters: Limiters::default(),
             routes: RouteMetrics::default(),
             enclave: EnclaveMetrics::default(),
@@ -261,9 +268,25 @@ impl Metrics {
         );
         let help = "1 if settings differ that need a restart";
         r.register("config_restart_needed", help, self.restart_needed.clone());
+        let help = "Callers whose proof was not taken, by reason";
+        r.register("auth_refused", help, self.auth_refused.clone());
+        let help = "Looks at the cluster's keys, by result";
+        r.register("auth_keys_read", help, self.auth_keys_reads.clone());
+        let help = "Lines of the audit that found no room";
+        r.register("audit_dropped", help, self.audit_dropped.clone());
         r.register_collector(Box::new(self.limiters.clone()));
         self.routes.register(r);
         r.register_collector(Box::new(self.enclave.clone()));
+    }
+
+    /// A caller's proof was not taken.
+    pub(crate) fn auth_refused(&self, reason: &'static str) {
+        self.auth_refused.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// Somebody looked at the cluster's keys.
+    pub(crate) fn auth_keys_read(&self, result: &'static str) {
+        self.auth_keys_reads.get_or_create(&[("result", result)]).inc();
     }
 
     /// Counts one answered request.

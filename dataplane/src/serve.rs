@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::Context;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -13,6 +14,8 @@ use tokio::time::Instant;
 use crate::admin::Admin;
 use crate::app::{App, Guards};
 use crate::attest::{Attester, BirthVerifier, Trust};
+use crate::audit::AuditTrail;
+use crate::auth::Source as KeySource;
 use crate::config::live::Live;
 use crate::config::{Config, Engine, ListenAddress, Member};
 use crate::ingress::listener::{Bound, bind_all};
@@ -30,6 +33,8 @@ use crate::unlock::Unlocker;
 
 /// Threads of the control runtime: hand-off, attestation, unlock, admin, Kubernetes.
 const CONTROL_THREADS: usize = 2;
+/// Time that the audit has for its last lines.
+const AUDIT_END_MAX: Duration = Duration::from_secs(1);
 /// The control runtime's own connection to the enclave.
 const CONTROL_CONNECTIONS: usize = 1;
 
@@ -44,6 +49,7 @@ pub struct Server {
     live: Arc<Live>,
     status_writer: StatusWriter,
     metrics: Arc<Metrics>,
+    audit: Arc<AuditTrail>,
     stop: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
     control: Runtime,
@@ -114,8 +120,10 @@ impl Server {
             births: Arc::new(BirthVerifier::new(Arc::clone(&trust))),
             metrics: Arc::clone(&metrics),
             budget: Arc::new(RetryBudget::new(Instant::now())),
-            guards: Guards::new(&config, &metrics),
             table: Arc::new(Table::of(&config, &metrics)),
+            guards: Guards::new(&config, &metrics).with_context(|| {
+                format!("audit.output: {}", String::from(config.audit.output.clone()))
+            })?,
             standard,
             tls,
             stop: stopped,
@@ -142,6 +150,7 @@ impl Server {
             live: Arc::clone(&shared.live),
             status_writer: status,
             metrics,
+            audit: Arc::clone(&shared.guards.audit),
             stop,
             workers,
             control,
@@ -163,6 +172,7 @@ impl Server {
                 tracing::error!("a worker thread panicked");
             }
         }
+        self.audit.stop(AUDIT_END_MAX);
         // Blocking reads of the store end by themselves; nothing else needs waiting for.
         self.control.shutdown_timeout(std::time::Duration::from_secs(1));
     }
@@ -208,6 +218,10 @@ async fn run_control(shared: Arc<Shared>, attester: Attester, status: StatusWrit
         Err(error) => return tracing::error!(%error, "admin listener"),
     }
     tokio::spawn(settle_unlocks(shared.unlocker.clone(), Arc::clone(&shared.live)));
+    shared.unlocker.audit_to(shared.guards.audit.log());
+    if shared.config.auth.tokens.enabled {
+        tokio::spawn(follow_keys(Arc::clone(&shared)));
+    }
     tokio::spawn(settle_guards(shared.guards.clone(), Arc::clone(&shared.live)));
     tokio::spawn(shared.standard.clone().follow(status.subscribe(), shared.stop.clone()));
     if let Some(tls) = shared.tls.clone() {
@@ -249,6 +263,20 @@ fn follow_ring(shared: &Shared, status: &StatusWriter) {
     if let Some(member) = member.clone() {
         tokio::spawn(run_kubernetes(member, status.subscribe(), memberships));
     }
+}
+
+/// Keys for tokens come from a file or the API server. Without a way to either, no token is taken.
+async fn follow_keys(shared: Arc<Shared>) {
+    let tokens = &shared.config.auth.tokens;
+    let source = match &tokens.keys_file {
+        Some(path) => KeySource::File(path.clone()),
+        None => match kube::Client::try_default().await {
+            Ok(client) => KeySource::ApiServer(Box::new(client)),
+            Err(error) => return tracing::error!(%error, "no way to the cluster's keys for tokens"),
+        },
+    };
+    let every = Duration::from_secs(tokens.refresh_s);
+    Arc::clone(&shared.guards.authenticator).follow_keys(source, every).await;
 }
 
 /// Signing goes on without the API server, so nothing here ends the process.

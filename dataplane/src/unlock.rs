@@ -2,7 +2,7 @@
 //! job and answers at once; workers of the control runtime do the rest, with retries, a breaker for
 //! KMS, and no end: no failure of KMS needs a restart.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -10,6 +10,7 @@ use sigil_enclave_client::KeyId;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::audit::AuditLog;
 use crate::config::{Config, Unlock};
 use crate::metrics::{Metrics, by_keyspace};
 use crate::pool::backoff::random;
@@ -52,6 +53,7 @@ struct Shared {
     state: Mutex<State>,
     wake: Notify,
     metrics: Arc<Metrics>,
+    audit: OnceLock<AuditLog>,
     settings: Settings,
 }
 
@@ -79,6 +81,7 @@ impl Unlocker {
                 state: Mutex::new(state),
                 wake: Notify::new(),
                 metrics,
+                audit: OnceLock::new(),
                 settings: Arc::new(ArcSwap::from_pointee(settings.clone())),
             }),
         }
@@ -96,6 +99,12 @@ impl Unlocker {
         self.shared.wake.notify_waiters();
     }
 
+    /// Where calls of KMS are written down, beside the log; before [`Unlocker::start`].
+    pub(crate) fn audit_to(&self, log: AuditLog) {
+        // The first stays.
+        let _ = self.shared.audit.set(log);
+    }
+
     /// Starts workers on the current runtime; they follow `boots`.
     pub(crate) async fn start(
         &self,
@@ -107,7 +116,8 @@ impl Unlocker {
     ) {
         let authorizer = Authorizer::from_environment(&config.kms).await;
         let limits = Arc::clone(&self.shared.settings);
-        let exchanger = Exchanger::new(pool, authorizer, config.kms.clone(), limits);
+        let mut exchanger = Exchanger::new(pool, authorizer, config.kms.clone(), limits);
+        exchanger.audit = self.shared.audit.get().cloned();
         let runner = Arc::new(Runner {
             shared: Arc::clone(&self.shared),
             worker: Worker { exchanger, records, key_arn: config.kms.key_arn.clone() },

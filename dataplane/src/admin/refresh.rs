@@ -33,7 +33,7 @@ pub(super) async fn handle(
         Ok(body) => answer(StatusCode::OK, "application/json", body),
         Err(error) => {
             tracing::info!(
-                request_id = id,
+                request_id = &*id,
                 code = error.code.row().name,
                 field = error.field.as_deref(),
                 detail = &*error.detail,

@@ -8,7 +8,7 @@ use sigil_enclave_client::KeyId;
 use sigil_enclave_protocol::v1::{self, ErrorCode};
 use tokio::time::Instant;
 
-use super::{App, Birth, CreateRequest, Created, now_ms};
+use super::{App, Asker, Audited, Birth, CreateRequest, Created, now_ms};
 use crate::attest::{BirthError, Expected};
 use crate::error::{Code, Error};
 use crate::failpoint;
@@ -51,7 +51,7 @@ struct WrappedDek {
 
 impl App {
     /// Chooses the key id: random, or from the idempotency key.
-    pub(super) fn plan_create(&self, request: CreateRequest) -> Result<Plan, Error> {
+    pub(super) fn plan_create(&self, asker: &Asker, request: CreateRequest) -> Result<Plan, Error> {
         if !self.keyspaces.contains(&request.keyspace) {
             return Err(Error::invalid(
                 "keyspace",
@@ -59,7 +59,10 @@ impl App {
             ));
         }
         let (key_id, parameters_hash) = if let Some(key) = &request.idempotency_key {
-            (idempotent_id(&request.keyspace, key), parameters_hash(&request))
+            (
+                idempotent_id(&request.keyspace, asker.caller.subject(), key),
+                parameters_hash(&request),
+            )
         } else {
             let mut id = [0; 16];
             aws_lc_rs::rand::fill(&mut id).map_err(|_| Error::internal("no random bytes"))?;
@@ -71,6 +74,13 @@ impl App {
             challenge: request.challenge,
             parameters_hash,
         })
+    }
+
+    /// Whether the caller may make a key there, and which one it is in the audit.
+    pub(super) fn allow_create(&self, audited: &mut Audited, plan: &Plan) -> Result<(), Error> {
+        audited.may(&plan.keyspace.as_str().into())?;
+        audited.made(plan.key_id);
+        Ok(())
     }
 
     /// The record of an earlier create with the same idempotency key and parameters.
@@ -303,11 +313,11 @@ fn lp(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// `docs/formats.md`, "Store records". Callers are not authenticated yet: the subject is empty.
-fn idempotent_id(keyspace: &str, idempotency_key: &str) -> KeyId {
+/// `docs/formats.md`, "Store records". The subject is empty where nobody is authenticated.
+fn idempotent_id(keyspace: &str, subject: &str, idempotency_key: &str) -> KeyId {
     let mut input = b"sigil/idem/v1".to_vec();
     lp(&mut input, keyspace.as_bytes());
-    lp(&mut input, b"");
+    lp(&mut input, subject.as_bytes());
     lp(&mut input, idempotency_key.as_bytes());
     let hash = sha256(&input);
     let mut id = [0; 16];
@@ -340,7 +350,9 @@ mod tests {
     fn ids_and_hashes_are_those_of_the_formats() {
         // SHA-256("sigil/idem/v1" | 0007 "default" | 0000 | 0008 "order-17"), first 16 bytes.
         let mut input = b"sigil/idem/v1\x00\x07default\x00\x00\x00\x08order-17".to_vec();
-        assert_eq!(idempotent_id("default", "order-17").0, sha256(&input)[..16]);
+        assert_eq!(idempotent_id("default", "", "order-17").0, sha256(&input)[..16]);
+        input = b"sigil/idem/v1\x00\x07default\x00\x04cn:a\x00\x08order-17".to_vec();
+        assert_eq!(idempotent_id("default", "cn:a", "order-17").0, sha256(&input)[..16]);
         input = b"sigil/create/v1\x00\x07default\x00\x00\x00\x02hi".to_vec();
         assert_eq!(parameters_hash(&request("default", b"hi"))[..], sha256(&input));
     }

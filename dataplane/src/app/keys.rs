@@ -6,7 +6,9 @@ use sigil_enclave_protocol::v1::{ErrorCode, ProveRequest};
 use tokio::time::Instant;
 
 use super::model::key_not_found;
-use super::{App, Birth, KeyInfo, KeyPage};
+use super::{App, Asker, Audited, Birth, KeyInfo, KeyPage};
+use crate::access::Verb;
+use crate::admission::Slot;
 use crate::error::{Code, Error};
 use crate::router::call_error;
 use crate::store::{KeyRecord, sha256};
@@ -16,19 +18,46 @@ const KEYS_PAGE_ROWS: usize = 100;
 
 impl App {
     /// One key.
-    pub(crate) async fn key(&self, key_id: KeyId) -> Result<KeyInfo, Error> {
-        let _slot = self.guards.admission.enter().await?;
+    pub(crate) async fn key(&self, asker: &Asker, key_id: KeyId) -> Result<KeyInfo, Error> {
+        let mut audited = Audited::begin(&self.audit, asker, Verb::Read).key(key_id);
+        let result = self.record(&mut audited, key_id).await.and_then(|(record, _)| info(&record));
+        audited.end(&result);
+        result
+    }
+
+    /// The key's record for a caller that may look at it, and a place in flight.
+    async fn record(
+        &self,
+        audited: &mut Audited,
+        key_id: KeyId,
+    ) -> Result<(KeyRecord, Slot), Error> {
+        let slot = self.guards.admission.enter().await?;
         let record = self.records.key(key_id.0).await?.ok_or_else(|| key_not_found(key_id))?;
-        info(&record)
+        audited.may(&record.keyspace.as_str().into())?;
+        Ok((record, slot))
     }
 
     /// Keys of a keyspace in order of their ids.
     pub(crate) async fn keys(
         &self,
+        asker: &Asker,
+        keyspace: &str,
+        after: Option<KeyId>,
+    ) -> Result<KeyPage, Error> {
+        let mut audited = Audited::begin(&self.audit, asker, Verb::List);
+        let result = self.page(&mut audited, keyspace, after).await;
+        audited.end(&result);
+        result
+    }
+
+    async fn page(
+        &self,
+        audited: &mut Audited,
         keyspace: &str,
         after: Option<KeyId>,
     ) -> Result<KeyPage, Error> {
         let _slot = self.guards.admission.enter().await?;
+        audited.may(&keyspace.into())?;
         let (records, next) =
             self.records.keys(keyspace, after.map(|id| id.0), KEYS_PAGE_ROWS).await?;
         let keys = records.iter().map(info).collect::<Result<_, _>>()?;
@@ -36,9 +65,25 @@ impl App {
     }
 
     /// The stored birth statement, or with a nonce a fresh possession statement.
-    pub(crate) async fn attestation(&self, key_id: KeyId, nonce: Bytes) -> Result<Birth, Error> {
-        let _slot = self.guards.admission.enter().await?;
-        let record = self.records.key(key_id.0).await?.ok_or_else(|| key_not_found(key_id))?;
+    pub(crate) async fn attestation(
+        &self,
+        asker: &Asker,
+        key_id: KeyId,
+        nonce: Bytes,
+    ) -> Result<Birth, Error> {
+        let mut audited = Audited::begin(&self.audit, asker, Verb::Read).key(key_id);
+        let result = self.proof(&mut audited, key_id, nonce).await;
+        audited.end(&result);
+        result
+    }
+
+    async fn proof(
+        &self,
+        audited: &mut Audited,
+        key_id: KeyId,
+        nonce: Bytes,
+    ) -> Result<Birth, Error> {
+        let (record, _slot) = self.record(audited, key_id).await?;
         if !nonce.is_empty() {
             return self.possession(&record, nonce).await;
         }

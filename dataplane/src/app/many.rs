@@ -14,7 +14,7 @@ use sigil_enclave_protocol::v1::SignResult;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use super::sign::{Located, item, wants_blob};
-use super::{App, SignRequest, Signed};
+use super::{App, Asker, Audited, SignRequest, Signed};
 use crate::admission::Slot;
 use crate::error::Error;
 use crate::metrics::{Method, Phase};
@@ -54,6 +54,7 @@ struct Sent {
     request: SignRequest,
     located: Located,
     slot: Slot,
+    audited: Audited,
 }
 
 impl Many {
@@ -78,6 +79,7 @@ impl Many {
     /// Starts one request. A deadline is never before that of an earlier request.
     pub(crate) fn begin(
         &mut self,
+        asker: &Asker,
         tag: u64,
         request: Result<(SignRequest, Slot), Error>,
         deadline: Instant,
@@ -89,16 +91,28 @@ impl Many {
                 return self.refused.push_back(Done { tag, begun, result: Err(error) });
             }
         };
+        let mut audited = self.app.audited_sign(asker, &request);
         let Some(keyspace) = self.app.known_keyspace(request.key_id) else {
             let app = Arc::clone(&self.app);
-            let work = async move { app.sign_admitted(request).await };
-            return self.slowly((tag, slot), begun, deadline, work);
+            let work = async move {
+                let work = app.sign_admitted(&mut audited, request);
+                let result = timeout_at(deadline, work).await;
+                let result = result.unwrap_or_else(|_| Err(Error::deadline()));
+                audited.end(&result);
+                result
+            };
+            return self.slowly((tag, slot), begun, work);
         };
+        if let Err(error) = audited.may(&keyspace) {
+            let result = Err(error);
+            audited.end(&result);
+            return self.refused.push_back(Done { tag, begun, result });
+        }
         let located = Located { keyspace, blob: None };
         let number = self.begun;
         self.begun += 1;
         self.app.router.begin(item(&located, &request, Bytes::new()), &self.group, number);
-        self.sent.insert(number, Sent { tag, begun, deadline, request, located, slot });
+        self.sent.insert(number, Sent { tag, begun, deadline, request, located, slot, audited });
     }
 
     /// The next answer; nothing when every request has its own.
@@ -116,15 +130,17 @@ impl Many {
         if let Poll::Ready(Some(done)) = Pin::new(&mut self.slow).poll_next(cx) {
             return Poll::Ready(Some(done));
         }
-        if let Some(Sent { tag, begun, .. }) = self.late(cx) {
-            return Poll::Ready(Some(Done { tag, begun, result: Err(Error::deadline()) }));
+        if let Some(Sent { tag, begun, audited, .. }) = self.late(cx) {
+            let result = Err(Error::deadline());
+            audited.end(&result);
+            return Poll::Ready(Some(Done { tag, begun, result }));
         }
         if self.len() == 0 { Poll::Ready(None) } else { Poll::Pending }
     }
 
     /// The end of a request, unless its first answer is not the last one.
     fn answered(&mut self, sent: Sent, answer: Result<SignResult, PoolError>) -> Option<Done> {
-        let Sent { tag, begun, deadline, request, located, slot } = sent;
+        let Sent { tag, begun, deadline, request, located, slot, audited } = sent;
         self.app.metrics.phase(Method::Sign, Phase::Enclave, begun.elapsed());
         let last = match &answer {
             Ok(answer) if wants_blob(answer) => false,
@@ -134,15 +150,22 @@ impl Many {
             let answer = answer.map_err(pool_error);
             let result =
                 answer.and_then(|answer| self.app.signed(&located, &request, (&answer, begun)));
+            audited.end(&result);
             return Some(Done { tag, begun, result });
         }
         let app = Arc::clone(&self.app);
         let work = async move {
-            let again = item(&located, &request, Bytes::new());
-            let answer = app.router.settle(again, (answer, begun), &app.metrics).await?;
-            app.finish(&located, &request, (answer, begun)).await
+            let work = async {
+                let again = item(&located, &request, Bytes::new());
+                let answer = app.router.settle(again, (answer, begun), &app.metrics).await?;
+                app.finish(&located, &request, (answer, begun)).await
+            };
+            let result = timeout_at(deadline, work).await;
+            let result = result.unwrap_or_else(|_| Err(Error::deadline()));
+            audited.end(&result);
+            result
         };
-        self.slowly((tag, slot), begun, deadline, work);
+        self.slowly((tag, slot), begun, work);
         None
     }
 
@@ -150,13 +173,11 @@ impl Many {
         &mut self,
         (tag, slot): (u64, Slot),
         begun: Instant,
-        deadline: Instant,
         work: impl Future<Output = Result<Signed, Error>> + Send + 'static,
     ) {
         self.slow.push(Box::pin(async move {
             let _slot = slot;
-            let result = timeout_at(deadline, work).await;
-            Done { tag, begun, result: result.unwrap_or_else(|_| Err(Error::deadline())) }
+            Done { tag, begun, result: work.await }
         }));
     }
 

@@ -56,6 +56,9 @@ pub fn load(
         limits: section(&mut root, "limits", &mut errors),
         admission: section(&mut root, "admission", &mut errors),
         routing: section(&mut root, "routing", &mut errors),
+        auth: section(&mut root, "auth", &mut errors),
+        access: section(&mut root, "access", &mut errors),
+        audit: section(&mut root, "audit", &mut errors),
         member: section(&mut root, "member", &mut errors),
     };
     let unreadable = errors.len() > known_errors;

@@ -137,6 +137,14 @@ const SETTINGS: &[Setting] = &[
     cold("routing.virtualNodes", "virtual nodes", "points", "1-16384"),
     cold("routing.slot", "", "slot", "0-511"),
     cold("routing.membershipFile", "", "path", "absolute"),
+    cold("auth.tokens.enabled", "", "true or false", "needs audience and keys"),
+    cold("auth.tokens.issuer", "", "URL", "`iss` of the cluster's tokens"),
+    cold("auth.tokens.audience", "", "text", "sigil:NAMESPACE/POOL of member"),
+    cold("auth.tokens.keysFile", "", "path", "a JWKS; else the API server's"),
+    cold("auth.tokens.refreshS", "", "s", "1-3600"),
+    cold("auth.tokens.leewayS", "", "s", "0-300"),
+    hot("access", "", "rules", "at most 1024, the first that fits decides"),
+    cold("audit.output", "", "output", "stdout, off, absolute path"),
     cold("member", "", "objects", "set by the operator"),
 ];
 

@@ -43,7 +43,12 @@ impl Tls {
     }
 
     /// Rules over the listener and its TLS together.
-    pub(super) fn validate(&self, public: &ListenAddress, errors: &mut Vec<String>) {
+    pub(super) fn validate(
+        &self,
+        public: &ListenAddress,
+        takes_tokens: bool,
+        errors: &mut Vec<String>,
+    ) {
         let files = [
             ("certificateFile", &self.certificate_file),
             ("keyFile", &self.key_file),
@@ -80,11 +85,13 @@ impl Tls {
             }
             ListenAddress::Tcp(address)
                 if !address.ip().is_loopback()
+                    && !takes_tokens
                     && self.client_certificates != ClientCertificates::Required =>
             {
                 errors.push(format!(
                     "listeners.public: {address} is not a loopback address and callers are not \
-                     authenticated; set listeners.tls.clientCertificates: required"
+                     authenticated; set listeners.tls.clientCertificates: required, or \
+                     auth.tokens.enabled"
                 ));
             }
             _ => {}

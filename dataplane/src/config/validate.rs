@@ -19,6 +19,8 @@ impl Config {
         self.validate_keyspaces(errors);
         self.cache.validate(errors);
         self.admission.validate(errors);
+        self.auth.tokens.validate(self.member.as_ref(), errors);
+        self.access.validate(self, errors);
         self.validate_unlock(errors);
         self.routing.validate(self.member.as_ref(), errors);
         let mut bound = |path: &str, value: usize, low: usize, high: usize| {
@@ -37,7 +39,7 @@ impl Config {
 
     fn validate_listeners(&self, errors: &mut Vec<String>) {
         let listeners = &self.listeners;
-        listeners.tls.validate(&listeners.public, errors);
+        listeners.tls.validate(&listeners.public, self.auth.tokens.enabled, errors);
         if let ListenAddress::Tcp(address) = &listeners.admin
             && !address.ip().is_loopback()
         {

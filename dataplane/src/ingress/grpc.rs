@@ -16,7 +16,7 @@ use super::idle::Connection;
 use super::request_id;
 use super::sign_stream::{Answers, Opened};
 use crate::app::{
-    App, CreateRequest, KeyInfo, SignRequest, Signed, checked_batch_size, checked_key_id,
+    App, Asker, CreateRequest, KeyInfo, SignRequest, Signed, checked_batch_size, checked_key_id,
     checked_keyspace, refuse_tenant,
 };
 use crate::config::live::Live;
@@ -38,7 +38,9 @@ pub(crate) struct Face {
 #[derive(Debug)]
 pub(super) struct Call {
     method: Method,
-    request_id: String,
+    pub(super) request_id: Arc<str>,
+    /// Who asks; known before the message is read.
+    pub(super) asker: Option<Asker>,
     /// When its head was read.
     started: Instant,
     /// When a unary call ends: by `grpc-timeout` or by our own limit, whichever is first.
@@ -64,7 +66,7 @@ impl Call {
         request: &http::Request<B>,
         (started, limit): (Instant, Duration),
         connection: &Arc<Connection>,
-    ) -> (Arc<Self>, Result<(), Error>) {
+    ) -> (Self, Result<(), Error>) {
         let headers = request.headers();
         let method = match request.uri().path().rsplit('/').next() {
             Some("Create") => Method::Create,
@@ -83,12 +85,17 @@ impl Call {
         let call = Self {
             method,
             request_id: request_id::of(headers),
+            asker: None,
             started,
             deadline: started + given.map_or(limit, |given| given.min(limit)),
             stream_deadline: given.map(|given| started + given),
             connection: Arc::clone(connection),
         };
-        (Arc::new(call), valid)
+        (call, valid)
+    }
+
+    fn asker(&self) -> Result<&Asker, Error> {
+        self.asker.as_ref().ok_or_else(|| Error::internal("a call without its caller"))
     }
 
     /// The call's refusal, with the bookkeeping that every call has.
@@ -194,7 +201,7 @@ impl SignerService for Face {
                 &message.policy,
                 &message.tenant_id,
             )?;
-            let created = self.app.create(request).await?;
+            let created = self.app.create(call.asker()?, request).await?;
             Ok(v1::CreateResponse {
                 key_id: created.key_id.to_string(),
                 keyspace: created.keyspace,
@@ -215,7 +222,10 @@ impl SignerService for Face {
         request: Request<v1::SignRequest>,
     ) -> Result<Response<v1::SignResponse>, Status> {
         let (call, message) = taken(request)?;
-        let work = async { Ok(to_response(self.app.sign(checked(&message)?).await?)) };
+        let work = async {
+            let signed = self.app.sign(call.asker()?, checked(&message)?).await?;
+            Ok(to_response(signed))
+        };
         self.call(&call, work).await
     }
 
@@ -227,7 +237,7 @@ impl SignerService for Face {
         let work = async {
             checked_batch_size(message.requests.len())?;
             let requests = message.requests.iter().map(checked).collect();
-            let results = self.app.sign_batch(requests, call.deadline).await?;
+            let results = self.app.sign_batch(call.asker()?, requests, call.deadline).await?;
             super::batch_ended(&self.app, "grpc", &call.request_id, call.started, &results);
             Ok(v1::SignBatchResponse { results: results.into_iter().map(to_result).collect() })
         };
@@ -246,7 +256,7 @@ impl SignerService for Face {
                 Error::new(Code::Overloaded, "as many streams as one worker serves are open")
             })?;
             let opened = Opened {
-                request_id: call.request_id.clone(),
+                asker: call.asker()?.clone(),
                 deadline: call.stream_deadline,
                 connection: Arc::clone(&call.connection),
                 _place: place,
@@ -263,7 +273,7 @@ impl SignerService for Face {
         let (call, message) = taken(request)?;
         let work = async {
             refuse_tenant(&message.tenant_id)?;
-            let key = self.app.key(checked_key_id(&message.key_id)?).await?;
+            let key = self.app.key(call.asker()?, checked_key_id(&message.key_id)?).await?;
             Ok(v1::GetKeyResponse { key: Some(to_message(&key)) })
         };
         self.call(&call, work).await
@@ -283,7 +293,7 @@ impl SignerService for Face {
                     Error::invalid("page", "page must be `next_page` of the answer before")
                 })?),
             };
-            let page = self.app.keys(&keyspace, after).await?;
+            let page = self.app.keys(call.asker()?, &keyspace, after).await?;
             Ok(v1::ListKeysResponse {
                 keys: page.keys.iter().map(to_message).collect(),
                 next_page: page.next.map(|id| id.to_string()).unwrap_or_default(),

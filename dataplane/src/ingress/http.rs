@@ -1,6 +1,6 @@
 //! The HTTP face: paths, bodies, problem details.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,9 +10,9 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
-use super::peer::Peer;
+use super::idle::Connection;
 use super::{Ingress, caller, contract, request_id};
-use crate::app::{checked_key_id, checked_keyspace, refuse_tenant};
+use crate::app::{Asker, checked_key_id, checked_keyspace, refuse_tenant};
 use crate::error::{Code, Error};
 use crate::metrics::{Method, Phase};
 
@@ -36,7 +36,7 @@ enum Route<'a> {
 pub(super) async fn handle(
     ingress: &Ingress,
     request: Request<Incoming>,
-    peer: &Peer,
+    connection: &Connection,
     started: Instant,
 ) -> Response<Full<Bytes>> {
     let request_id = request_id::of(request.headers());
@@ -48,10 +48,10 @@ pub(super) async fn handle(
     let route = route(&path);
     let method = route.as_ref().map_or(Method::Other, Route::method);
     let work = async {
-        caller::check(&request, peer)?;
+        caller::check(&request, &connection.peer)?;
         given?;
         let route = route.ok_or_else(|| no_such_path(&path))?;
-        run(ingress, route, request, (&request_id, started, deadline)).await
+        run((ingress, connection), route, request, (&request_id, started, deadline)).await
     };
     let result = timeout_at(deadline, work).await;
     let result = result.unwrap_or_else(|_| Err(Error::deadline()));
@@ -71,10 +71,10 @@ pub(super) async fn handle(
 }
 
 async fn run(
-    ingress: &Ingress,
+    (ingress, connection): (&Ingress, &Connection),
     route: Route<'_>,
     request: Request<Incoming>,
-    (request_id, started, deadline): (&str, Instant, Instant),
+    (request_id, started, deadline): (&Arc<str>, Instant, Instant),
 ) -> Result<Bytes, Error> {
     let upgrade = request.headers().get(UPGRADE);
     if upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket")) {
@@ -86,21 +86,29 @@ async fn run(
     }
     let app = &ingress.app;
     let query = request.uri().query().unwrap_or_default().to_owned();
+    let asker = match route {
+        // Whoever may connect may read what is published anyway.
+        Route::OpenApi => return openapi(),
+        _ => Asker {
+            caller: ingress.caller(request.headers(), connection)?,
+            request_id: Arc::clone(request_id),
+        },
+    };
     match route {
         Route::Create => {
             let body = read_body(ingress, request, Method::Create).await?;
-            let created = app.create(contract::read_create(&body)?).await?;
+            let created = app.create(&asker, contract::read_create(&body)?).await?;
             Ok(to_bytes(&contract::created(&created)))
         }
         Route::Sign => {
             let body = read_body(ingress, request, Method::Sign).await?;
-            let signed = app.sign(contract::read_sign(&body)?).await?;
+            let signed = app.sign(&asker, contract::read_sign(&body)?).await?;
             Ok(contract::signed(&signed))
         }
         Route::SignBatch => {
             let body = read_body(ingress, request, Method::SignBatch).await?;
             let requests = contract::read_batch(&body)?;
-            let results = app.sign_batch(requests, deadline).await?;
+            let results = app.sign_batch(&asker, requests, deadline).await?;
             super::batch_ended(app, "http", request_id, started, &results);
             Ok(contract::signed_batch(&results))
         }
@@ -112,18 +120,18 @@ async fn run(
             let page = page.map(checked_key_id).transpose().map_err(|_| {
                 Error::invalid("page", "page must be `nextPage` of the answer before")
             })?;
-            Ok(to_bytes(&contract::page(&app.keys(&keyspace, page).await?)))
+            Ok(to_bytes(&contract::page(&app.keys(&asker, &keyspace, page).await?)))
         }
         Route::Key(id) => {
             let [tenant] = parameters(&query, ["tenantId"])?;
             refuse_tenant(tenant.unwrap_or_default())?;
-            Ok(to_bytes(&contract::key(&app.key(checked_key_id(id)?).await?)))
+            Ok(to_bytes(&contract::key(&app.key(&asker, checked_key_id(id)?).await?)))
         }
         Route::Attestation(id) => {
             let [nonce, tenant] = parameters(&query, ["nonce", "tenantId"])?;
             refuse_tenant(tenant.unwrap_or_default())?;
             let nonce = nonce.map(contract::read_nonce).transpose()?.unwrap_or_default();
-            let proof = app.attestation(checked_key_id(id)?, nonce).await?;
+            let proof = app.attestation(&asker, checked_key_id(id)?, nonce).await?;
             Ok(to_bytes(&contract::statement(&proof)))
         }
         Route::OpenApi => openapi(),

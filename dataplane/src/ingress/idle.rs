@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use super::HEAD_TIME_MAX;
 use super::peer::Peer;
+use crate::auth::Remembered;
 
 /// A connection without a request for this long (and one look more) is closed: clients dial again, while
 /// connections that were forgotten would take the places of others.
@@ -20,6 +21,8 @@ pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 pub(super) struct Connection {
     /// Who asks.
     pub(super) peer: Peer,
+    /// What that came to.
+    pub(super) remembered: Remembered,
     begun: AtomicU64,
     ended: AtomicU64,
     ending: watch::Sender<bool>,
@@ -44,6 +47,7 @@ impl Connection {
     pub(super) fn of(peer: Peer) -> Self {
         Self {
             peer,
+            remembered: Remembered::default(),
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             ending: watch::Sender::new(false),

@@ -16,7 +16,7 @@ use tonic::{Status, Streaming};
 use super::grpc::{Face, checked, refuse, to_result};
 use super::idle::Connection;
 use crate::admission::Slot;
-use crate::app::{Done, Many, SignRequest};
+use crate::app::{Asker, Done, Many, SignRequest};
 use crate::error::{Code, Error};
 use crate::metrics::Method;
 use crate::v1;
@@ -27,7 +27,7 @@ pub(super) const IN_FLIGHT_MAX: usize = 256;
 
 /// What a stream was opened with.
 pub(super) struct Opened {
-    pub(super) request_id: String,
+    pub(super) asker: Asker,
     /// `grpc-timeout`, if there was one: of the whole stream.
     pub(super) deadline: Option<Instant>,
     pub(super) connection: Arc<Connection>,
@@ -116,11 +116,23 @@ impl Answers {
     fn begin(&mut self, tag: u64, request: Result<SignRequest, Error>, deadline: Instant) {
         let request = match request {
             Ok(request) => request,
-            Err(error) => return self.many.begin(tag, Err(error), deadline),
+            Err(error) => {
+                return self.many.begin(&self.opened.asker, tag, Err(error), deadline);
+            }
         };
-        let admission = &self.face.app.guards.admission;
+        let guards = &self.face.app.guards;
+        let asker = &mut self.opened.asker;
+        // The stream may outlive the rules, and the token, that it was opened under.
+        if let Some(renewed) = guards.access.renewed(&asker.caller) {
+            asker.caller = renewed;
+        }
+        if let Err(error) = asker.caller.is_current() {
+            self.requests = Inbound::Closed(Err(error.clone()));
+            return self.many.begin(asker, tag, Err(error), deadline);
+        }
+        let admission = &guards.admission;
         if let Some(slot) = admission.enter_now() {
-            return self.many.begin(tag, slot.map(|slot| (request, slot)), deadline);
+            return self.many.begin(asker, tag, slot.map(|slot| (request, slot)), deadline);
         }
         let admission = Arc::clone(admission);
         let turn = Box::pin(async move {
@@ -137,7 +149,8 @@ impl Answers {
             return false;
         };
         let Waiting { tag, request, deadline, .. } = waiting;
-        self.many.begin(tag, slot.map(|slot| (request, slot)), deadline);
+        let request = slot.map(|slot| (request, slot));
+        self.many.begin(&self.opened.asker, tag, request, deadline);
         true
     }
 
@@ -167,7 +180,7 @@ impl Answers {
 
     fn answer(&mut self, done: Done) -> v1::SignStreamResponse {
         self.opened.connection.stream_ends(1);
-        let (app, id) = (&self.face.app, &self.opened.request_id);
+        let (app, id) = (&self.face.app, &self.opened.asker.request_id);
         let as_what = (Method::SignStream, "grpc");
         super::ended(app, as_what, id, done.begun, done.result.as_ref().err());
         v1::SignStreamResponse { tag: done.tag, result: Some(to_result(done.result)) }
@@ -178,7 +191,7 @@ impl Answers {
         else {
             return None;
         };
-        let (app, id) = (&self.face.app, &self.opened.request_id);
+        let (app, id) = (&self.face.app, &self.opened.asker.request_id);
         super::ended(app, (Method::SignStream, "grpc"), id, Instant::now(), Some(&error));
         Some(Err(refuse(&error, id)))
     }

@@ -16,7 +16,7 @@ use super::*;
 use crate::app::Guards;
 use crate::attest::{BirthVerifier, Trust};
 use crate::config::live::Live;
-use crate::config::{Config, ListenAddress, Unlock};
+use crate::config::{Audit, AuditOutput, Config, ListenAddress, Unlock};
 use crate::metrics::Metrics;
 use crate::pool::{Boot, Pool};
 use crate::router::{RetryBudget, Router};
@@ -61,7 +61,9 @@ impl Bench {
         let (boots, watched) = watch::channel(None);
         let metrics = Arc::new(Metrics::new());
         let store = store(folder.path());
-        let guards = Guards::new(config, &metrics);
+        let quiet = Audit { output: AuditOutput::Off };
+        let config = Config { audit: quiet, ..config.clone() };
+        let guards = Guards::new(&config, &metrics).unwrap();
         let trust = Trust {
             root: TrustRoot::aws(),
             images: PcrAllowList::default(),

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::Settings;
 use super::authorize::{Action, Authorizer};
 use super::tunnel;
+use crate::audit::{AuditLog, UnlockCall};
 use crate::config::Kms;
 use crate::pool::session::Client;
 use crate::pool::{Boot, Pool};
@@ -49,6 +50,7 @@ struct Audit<'a> {
     subject: &'a AuditSubject<'a>,
     action: Action,
     begun: &'a UnlockBeginReply,
+    log: Option<&'a AuditLog>,
     /// False once written.
     is_due: bool,
 }
@@ -61,6 +63,8 @@ pub(super) struct Exchanger {
     limits: Settings,
     /// The enclave holds few begun unlocks; more would only be refused there.
     pub(super) open: Arc<Semaphore>,
+    /// Where calls are written down beside the log.
+    pub(super) audit: Option<AuditLog>,
 }
 
 // === impl ExchangeError ===
@@ -117,7 +121,14 @@ impl From<tonic::Status> for ExchangeError {
 
 impl Exchanger {
     pub(super) fn new(pool: Pool, authorizer: Authorizer, kms: Kms, limits: Settings) -> Self {
-        Self { pool, authorizer, kms, limits, open: Arc::new(Semaphore::new(UNLOCKS_OPEN_MAX)) }
+        Self {
+            pool,
+            authorizer,
+            kms,
+            limits,
+            open: Arc::new(Semaphore::new(UNLOCKS_OPEN_MAX)),
+            audit: None,
+        }
     }
 
     /// Runs one exchange within its limits and audits it.
@@ -178,7 +189,8 @@ impl Exchanger {
         crate::failpoint::hit("unlock.begun");
         let tunnel = tunnel::open(boot, unlock_id).await?;
         let attempt = Duration::from_millis(self.limits.load().attempt_timeout_ms);
-        let audit = Audit { subject, action, begun: &begun, is_due: true };
+        let log = self.audit.as_ref();
+        let audit = Audit { subject, action, begun: &begun, log, is_due: true };
         let call = exchange(&mut client, signed);
         let result = while_copying(call, tunnel, kms, attempt).await;
         audit.end(result.as_ref().err());
@@ -214,9 +226,23 @@ impl Audit<'_> {
     }
 
     fn write(&self, error: Option<&ExchangeError>) {
+        let kms_key_arn =
+            self.begun.request.as_ref().map_or("", |request| request.kms_key_arn.as_str());
+        if let Some(log) = self.log {
+            log.unlock(&UnlockCall {
+                kms_key_arn,
+                kms_op: self.action.as_str(),
+                attestation_hash: &const_hex::encode(&self.begun.attestation_hash),
+                dek_id: &const_hex::encode(&self.begun.dek_id),
+                keyspace: self.subject.keyspace,
+                signing_key_id: self.subject.key_id.as_deref(),
+                unlock_request_id: self.subject.unlock_request_id,
+                result: error.map_or("ok", |error| error.class.as_str()),
+            });
+        }
         tracing::info!(
             target: "sigil_dataplane::audit",
-            keyID = self.begun.request.as_ref().map_or("", |request| request.kms_key_arn.as_str()),
+            keyID = kms_key_arn,
             kms_op = self.action.as_str(),
             attestation_hash = const_hex::encode(&self.begun.attestation_hash),
             dek_id = const_hex::encode(&self.begun.dek_id),
@@ -337,8 +363,13 @@ mod tests {
     async fn silent_call(enclave: tokio::io::DuplexStream, kms: tokio::io::DuplexStream) {
         let subject = AuditSubject { unlock_request_id: "r-1", keyspace: "default", key_id: None };
         let begun = UnlockBeginReply::default();
-        let audit =
-            Audit { subject: &subject, action: Action::Decrypt, begun: &begun, is_due: true };
+        let audit = Audit {
+            subject: &subject,
+            action: Action::Decrypt,
+            begun: &begun,
+            log: None,
+            is_due: true,
+        };
         let call = std::future::pending::<Result<(), ExchangeError>>();
         let result = while_copying(call, enclave, kms, Duration::from_millis(500)).await;
         audit.end(result.as_ref().err());

@@ -7,6 +7,7 @@ mod process;
 mod tls;
 
 pub(crate) use bench::{Bench, Settings};
+pub(crate) use client::Answer;
 pub(crate) use cutter::Cutter;
 pub(crate) use process::listen_as;
 pub(crate) use tls::{Identity, TlsBench};

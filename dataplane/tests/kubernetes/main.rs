@@ -4,6 +4,7 @@
 
 #[path = "../../../operator/tests/api/server.rs"]
 mod server;
+mod tokens;
 
 use std::time::{Duration, Instant};
 

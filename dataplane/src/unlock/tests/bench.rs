@@ -27,9 +27,10 @@ use super::super::authorize::Authorizer;
 use super::super::exchange::{ExchangeError, Exchanger};
 use super::super::queue::{Job, JobKey, Reason, Target};
 use super::super::worker::{Unlocked, Worker};
-use crate::app::{App, CreateRequest, Created, Guards};
+use crate::access::Caller;
+use crate::app::{App, Asker, CreateRequest, Created, Guards};
 use crate::attest::{BirthVerifier, Trust};
-use crate::config::{Config, Kms, Unlock};
+use crate::config::{Audit, AuditOutput, Config, Kms, Unlock};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::pool::{Boot, Pool};
@@ -137,7 +138,7 @@ impl Bench {
         let images = PcrAllowList::new(vec![self.image]);
         let trust = Trust { root, birthplaces: images.clone(), images };
         let metrics = Arc::new(Metrics::new());
-        let guards = Guards::new(&Config::default(), &metrics);
+        let guards = Guards::new(&quiet(), &metrics).unwrap();
         App::new(
             Router::new(member.pool.clone(), Arc::new(RetryBudget::new(Instant::now()))),
             self.records.clone(),
@@ -231,5 +232,15 @@ impl Drop for Member {
 pub(super) async fn create(app: &App) -> Result<Created, Error> {
     let keyspace = KEYSPACE.to_owned();
     let request = CreateRequest { keyspace, idempotency_key: None, challenge: bytes::Bytes::new() };
-    app.create(request).await
+    app.create(&nobody(), request).await
+}
+
+/// Settings without an audit among the output of tests.
+fn quiet() -> Config {
+    Config { audit: Audit { output: AuditOutput::Off }, ..Config::default() }
+}
+
+/// Whoever reaches the listener.
+pub(super) fn nobody() -> Asker {
+    Asker { caller: Caller::anybody("a test"), request_id: "r".into() }
 }

@@ -10,7 +10,7 @@ use sigil_enclave_protocol::v1::DekProvenance;
 
 use super::super::exchange::ExchangeError;
 use super::super::queue::Target;
-use super::bench::{Bench, KEYSPACE, Member, create};
+use super::bench::{Bench, KEYSPACE, Member, create, nobody};
 use crate::app::SignRequest;
 use crate::error::Code;
 use crate::failpoint::stop;
@@ -171,7 +171,7 @@ async fn a_hostile_store_that_names_a_known_dek_gets_nothing_sealed_under_it() {
     let opened = member.attempt(&member.job(Target::Dek(honest.dek_id))).await.unwrap();
     assert!(!opened.sealing, "`current` names another");
     let request = SignRequest { key_id: key.key_id, digest: [0x42; 32], der: false };
-    let signed = bench.app(&member).sign(request).await.unwrap();
+    let signed = bench.app(&member).sign(&nobody(), request).await.unwrap();
     assert_eq!(signed.public_key, key.public_key);
     assert_nothing_seals(&bench, &member).await;
 

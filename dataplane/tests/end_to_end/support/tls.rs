@@ -38,8 +38,15 @@ pub(crate) enum Caller {
 }
 
 impl TlsBench {
-    /// With clients' certificates `required` or `optional`.
+    /// With clients' certificates `required` or `optional`; whoever has one may do everything.
     pub(crate) async fn start(client_certificates: &str) -> Self {
+        let everything = "[{subjects: ['*'], keyspaces: ['*'], verbs: [create, sign, list, read]}]";
+        let rules = if client_certificates == "required" { everything } else { "[]" };
+        Self::with_rules(client_certificates, rules).await
+    }
+
+    /// With these rules of `access`.
+    pub(crate) async fn with_rules(client_certificates: &str, rules: &str) -> Self {
         let (servers, clients) = (Authority::new(), Authority::new());
         let mut bench = Bench::without_dataplane(&Settings::default());
         put(&bench, &servers.server());
@@ -53,6 +60,7 @@ impl TlsBench {
                 ("SIGIL_LISTENERS_TLS_KEY_FILE", &key),
                 ("SIGIL_LISTENERS_TLS_CLIENT_CA_FILE", &ca),
                 ("SIGIL_LISTENERS_TLS_CLIENT_CERTIFICATES", client_certificates),
+                ("SIGIL_ACCESS", rules),
             ])
             .await;
         // Written before the admin listener answers.
