@@ -28,7 +28,8 @@ async fn issued(admin: &Client, audience: &str, pod: Option<&Pod>) -> String {
     };
     let request = TokenRequest { spec, ..TokenRequest::default() };
     let accounts = Api::<ServiceAccount>::namespaced(admin.clone(), NAMESPACE);
-    let issued = accounts.create_token_request("demo-signer", &PostParams::default(), &request);
+    let parameters = PostParams::default();
+    let issued = accounts.create_token_request("demo-signer", &parameters, &request);
     issued.await.unwrap().status.unwrap().token
 }
 
