@@ -103,7 +103,8 @@ impl App {
     ) -> Result<Created, Error> {
         let _slot = self.guards.admission.enter().await?;
         let plan = self.plan_create(asker, request)?;
-        self.allow_create(audited, &plan)?;
+        audited.may(&plan.keyspace.as_str().into())?;
+        audited.made(plan.key_id);
         failpoint::hit("create.accepted");
         if let Some(record) = self.created_before(&plan).await? {
             return self.acknowledge(&plan, record, true).await;

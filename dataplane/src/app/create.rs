@@ -8,7 +8,7 @@ use sigil_enclave_client::KeyId;
 use sigil_enclave_protocol::v1::{self, ErrorCode};
 use tokio::time::Instant;
 
-use super::{App, Asker, Audited, Birth, CreateRequest, Created, now_ms};
+use super::{App, Asker, Birth, CreateRequest, Created, now_ms};
 use crate::attest::{BirthError, Expected};
 use crate::error::{Code, Error};
 use crate::failpoint;
@@ -23,8 +23,8 @@ const REMEMBERED_MAX: usize = 64;
 
 /// A checked create with its key id.
 pub(super) struct Plan {
-    key_id: KeyId,
-    keyspace: String,
+    pub(super) key_id: KeyId,
+    pub(super) keyspace: String,
     challenge: Bytes,
     /// Empty unless the create is idempotent.
     parameters_hash: Bytes,
@@ -74,13 +74,6 @@ impl App {
             challenge: request.challenge,
             parameters_hash,
         })
-    }
-
-    /// Whether the caller may make a key there, and which one it is in the audit.
-    pub(super) fn allow_create(&self, audited: &mut Audited, plan: &Plan) -> Result<(), Error> {
-        audited.may(&plan.keyspace.as_str().into())?;
-        audited.made(plan.key_id);
-        Ok(())
     }
 
     /// The record of an earlier create with the same idempotency key and parameters.

@@ -43,13 +43,10 @@ impl CallerCache {
     pub(crate) fn get(&self, token: &str, epoch: u64, now: Instant) -> Option<Caller> {
         let hash = sha256(token.as_bytes());
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = match all.young.get(&hash) {
-            Some(entry) => entry.clone(),
-            None => {
-                let entry = all.old.remove(&hash)?;
-                all.insert(hash, entry.clone());
-                entry
-            }
+        let young = all.young.get(&hash).cloned();
+        let entry = match young {
+            Some(entry) => entry,
+            None => all.aged(hash)?,
         };
         (entry.epoch == epoch && now < entry.until).then_some(entry.caller)
     }
@@ -65,6 +62,13 @@ impl CallerCache {
 // === impl Generations ===
 
 impl Generations {
+    /// What is used returns to the young ones.
+    fn aged(&mut self, hash: [u8; 32]) -> Option<Entry> {
+        let entry = self.old.remove(&hash)?;
+        self.insert(hash, entry.clone());
+        Some(entry)
+    }
+
     fn insert(&mut self, hash: [u8; 32], entry: Entry) {
         if self.young.len() >= GENERATION_TOKENS_MAX {
             self.old = std::mem::take(&mut self.young);
