@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::failpoint;
 use crate::metrics::Metrics;
 use crate::router::Router;
+use crate::seldom::Seldom;
 use crate::store::Records;
 use crate::unlock::Unlocker;
 
@@ -26,7 +27,6 @@ mod keys;
 mod many;
 mod model;
 mod refresh;
-pub(crate) mod seldom;
 mod sign;
 
 pub(crate) use asker::Asker;
@@ -54,7 +54,7 @@ pub(crate) struct App {
     directory: Directory,
     stored: create::Stored,
     /// For lines on keys whose DEK is locked.
-    invalid: seldom::Seldom,
+    invalid: Seldom,
 }
 
 impl App {
@@ -78,7 +78,7 @@ impl App {
             guards,
             directory: Directory::default(),
             stored: create::Stored::default(),
-            invalid: seldom::Seldom::default(),
+            invalid: Seldom::default(),
         }
     }
 

@@ -18,12 +18,12 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::Service;
 
 use crate::access::Caller;
-use crate::app::seldom::Seldom;
 use crate::app::{App, Asker, Signed};
 use crate::auth::CallerCache;
 use crate::config::live::Live;
 use crate::error::Error;
 use crate::metrics::{Method, Phase};
+use crate::seldom::Seldom;
 use crate::tls::Tls;
 use crate::v1::signer_service_server::SignerServiceServer;
 
@@ -123,13 +123,16 @@ impl Ingress {
         mut stop: watch::Receiver<bool>,
     ) {
         let mut connections = JoinSet::new();
+        let failed = Seldom::default();
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok(stream) => self.admit(stream, &mut connections, &stop),
                     Err(error) => {
                         // Out of descriptors, mostly: the connections that end free some.
-                        tracing::warn!(%error, "accept failed");
+                        if let Some(left_out) = failed.admit(Instant::now()) {
+                            tracing::warn!(%error, left_out, "accept failed");
+                        }
                         sleep(Duration::from_millis(10)).await;
                     }
                 },

@@ -20,6 +20,7 @@ mod metrics;
 mod pool;
 pub mod reload;
 pub mod router;
+mod seldom;
 pub mod serve;
 pub mod status;
 pub mod store;

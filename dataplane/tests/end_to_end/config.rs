@@ -73,6 +73,33 @@ async fn a_hang_up_reads_the_file_again_and_ends_nothing() {
 }
 
 #[tokio::test]
+async fn a_storm_of_files_and_signals_ends_with_the_last_file_and_fails_no_request() {
+    const STORM: u32 = 100;
+    let bench = Bench::start().await;
+    let created = bench.create(&json!({})).await;
+    let pid = Pid::from_raw(i32::try_from(bench.dataplane.id()).unwrap()).unwrap();
+    let mut last = "recoveryMs: 200".to_owned();
+    for number in 1..=STORM {
+        let next = format!("recoveryMs: {}", 200 + number);
+        edit(&bench, &last, if number % 3 == 0 { "recoveryMs: [" } else { &next });
+        kill_process(pid, Signal::HUP).unwrap();
+        let body = json!({ "keyId": created["keyId"], "digest": "42".repeat(32) });
+        assert_eq!(bench.post("/sign", &body).await.unwrap().status, 200);
+        last = if number % 3 == 0 { "recoveryMs: [".to_owned() } else { next };
+    }
+    config_when(&bench, "the last file holds", |config| {
+        config["errors"] == json!([]) && config["needsRestart"] == json!([])
+    })
+    .await;
+    edit(&bench, &last, "recoveryMs: 200, queueDepthMax: 9");
+    eventually("and any later one", async || {
+        let unlock = bench.admin("GET", "/debug/unlock").await.unwrap().json();
+        (unlock["depthMax"] == 9).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn unlocks_that_back_off_run_when_a_person_says_so() {
     // Left alone for five minutes after a failure.
     let extra = "unlock: {recoveryMs: 300000, attemptsMax: 1}";

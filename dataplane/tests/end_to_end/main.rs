@@ -8,6 +8,7 @@ mod cache;
 mod config;
 mod contract;
 mod crash;
+mod exhaustion;
 mod faults;
 mod several;
 mod support;

@@ -26,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) other_image: bool,
     /// The dataplane looks for the launcher at `cable-handoff.sock`, where a [`super::Cutter`] is.
     pub(crate) cable: bool,
+    /// Files and sockets that the dataplane may have open.
+    pub(crate) files_max: Option<u32>,
     /// More settings of the dataplane: `unlock:` and `cache:`.
     pub(crate) extra: &'static str,
 }
@@ -36,6 +38,7 @@ impl Default for Settings {
             fault: FaultMode::Off,
             other_image: false,
             cable: false,
+            files_max: None,
             extra: "unlock: {recoveryMs: 200}",
         }
     }
@@ -47,6 +50,7 @@ pub(crate) struct Bench {
     pub(crate) launcher: Process,
     pub(crate) kms: TestKms,
     pub(crate) measurements: Measurements,
+    files_max: Option<u32>,
     folder: TempDir,
 }
 
@@ -91,14 +95,24 @@ impl Bench {
             &path("launcher.log"),
         );
         let dataplane = Process::start(&mut Command::new("true"), &path("dataplane.log"));
-        Self { dataplane, launcher, kms, measurements, folder }
+        let files_max = settings.files_max;
+        Self { dataplane, launcher, kms, measurements, files_max, folder }
     }
 
     /// Starts the dataplane with more environment and waits until it answers or has ended.
     pub(crate) async fn start_dataplane(&mut self, environment: &[(&str, &str)]) {
         let credentials = self.kms.credentials();
+        let program = env!("CARGO_BIN_EXE_sigil-dataplane");
+        let mut command = match self.files_max {
+            Some(files) => {
+                let mut limited = Command::new("prlimit");
+                limited.arg(format!("--nofile={files}")).arg(program);
+                limited
+            }
+            None => Command::new(program),
+        };
         self.dataplane = Process::start(
-            Command::new(env!("CARGO_BIN_EXE_sigil-dataplane"))
+            command
                 .args([&"serve".into(), &"--config".into(), &self.path("dataplane.yaml")])
                 .env("SIGIL_LOG", "debug,h2=info,hyper=info")
                 .env("HOME", self.folder.path())
