@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 .PHONY: help demo demo-cluster test test-api test-cluster fuzz lint fmt images generate test-enclave enclave-tools eif image-identity \
-	unlock-run bench-boot bench-gate bench-gate-write bench-s4 bench-sign ctime verify-all
+	unlock-run bench bench-ab bench-boot bench-gate bench-gate-write bench-quick bench-s4 bench-sign ctime verify-all
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -45,6 +45,24 @@ enclave-tools: ## QEMU's nitro-enclave, vsock and the enclave's kernel, built an
 # STRICT=--strict makes a benchmark fail whose target is not met.
 STRICT ?=
 
+# YARDSTICK="--yardstick FILE" puts a prototype's figures beside ours (docs/bench/README.md).
+YARDSTICK ?=
+release := cargo build --quiet --locked --release
+bench_programs = $(release) --package sigil-dataplane && $(release) --package bench --features baseline --bin bench-baseline
+
+bench: ## what a signature costs end to end, against the plain stack: target/bench/report.json (half an hour)
+	@hack/packages bench
+	@$(bench_programs)
+	@cargo run --quiet --locked --release --package bench -- $(STRICT) full $(YARDSTICK)
+
+bench-quick: ## the same with short runs, under 3 minutes
+	@hack/packages bench
+	@$(bench_programs)
+	@cargo run --quiet --locked --release --package bench -- full --quick $(YARDSTICK)
+
+bench-ab: ## two builds of the dataplane that take turns: make bench-ab A=PATH B=PATH
+	@cargo run --quiet --locked --release --package bench -- ab --a "$(A)" --b "$(B)"
+
 bench-boot: ## time to listening and to the first signature of booted images, medians of ten
 	@hack/packages build enclave
 	@hack/bench-boot $(STRICT)
@@ -58,13 +76,17 @@ bench-s4: ## time and memory of keys in the cache
 	@hack/packages build
 	@cargo run --quiet --locked --release --package bench -- $(STRICT) cache
 
-bench-gate: ## the instructions of a signature are what docs/bench/instructions.json says
+bench-gate: ## the instructions of a signature, by path, are what docs/bench/instructions.json says
 	@hack/packages bench
+	@$(release) --package sigil-dataplane
 	@cargo run --quiet --locked --release --package bench -- callgrind --gate docs/bench/instructions.json
+	@cargo run --quiet --locked --release --package bench -- instructions --gate docs/bench/instructions.json
 
 bench-gate-write: ## commit to the instructions of a signature as they are now
 	@hack/packages bench
+	@$(release) --package sigil-dataplane
 	@cargo run --quiet --locked --release --package bench -- callgrind --write docs/bench/instructions.json
+	@cargo run --quiet --locked --release --package bench -- instructions --write docs/bench/instructions.json
 
 ctime: ## no branch of the enclave but those listed, and no address, depends on a secret (valgrind; builds 4 minutes once)
 	@hack/packages bench

@@ -29,6 +29,12 @@ pub(crate) type Client = EnclaveClient<Http2>;
 #[derive(Clone)]
 pub(crate) struct Http2(SendRequest<Body>);
 
+impl Http2 {
+    pub(crate) fn new(sender: SendRequest<Body>) -> Self {
+        Self(sender)
+    }
+}
+
 impl tower::Service<http::Request<Body>> for Http2 {
     type Response = http::Response<Incoming>;
     type Error = hyper::Error;

@@ -2,7 +2,7 @@
 //! noise, so a change of a few percent shows. What libsecp256k1 does is counted apart.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -13,9 +13,9 @@ use crate::enclave::Enclave;
 use crate::load::{Load, Shape};
 use crate::stats::verdict;
 
-mod gate;
+pub(crate) mod gate;
 pub(crate) mod hide_auxv;
-mod profile;
+pub(crate) mod profile;
 
 use gate::Committed;
 use profile::Profile;
@@ -70,7 +70,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         gate::within(besides, BESIDES_MAX)?;
     }
     if let Some(file) = &arguments.write {
-        Committed::new(besides).write(file)?;
+        Committed::update(file, |committed| committed.set_besides_signing(besides))?;
     }
     match &arguments.gate {
         Some(file) => Committed::read(file)?.judge(besides),
@@ -81,18 +81,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// Counts a whole run with this many batches.
 fn count(shape: Shape, batches: usize) -> Result<Profile> {
     let folder = tempfile::tempdir().context("make a temporary folder")?;
-    let this = std::env::current_exe().context("find the own executable")?;
-    let wrapper: Vec<OsString> = [
-        this.into_os_string(),
-        "hide-auxv".into(),
-        "valgrind".into(),
-        "--quiet".into(),
-        "--tool=callgrind".into(),
-        "--separate-threads=yes".into(),
-        "--compress-strings=no".into(),
-        format!("--callgrind-out-file={}", folder.path().join("out").display()).into(),
-    ]
-    .to_vec();
+    let wrapper = wrapper(folder.path())?;
     let enclave = Enclave::start(&wrapper, VerifyMode::BatchSample)
         .context("is valgrind installed? hack/packages bench")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -102,4 +91,19 @@ fn count(shape: Shape, batches: usize) -> Result<Profile> {
     })?;
     enclave.stop()?;
     profile::read_signing_thread(folder.path())
+}
+
+/// Runs a program under callgrind, which leaves a file for each thread in `folder`.
+pub(crate) fn wrapper(folder: &Path) -> Result<Vec<OsString>> {
+    let this = std::env::current_exe().context("find the own executable")?;
+    Ok(vec![
+        this.into_os_string(),
+        "hide-auxv".into(),
+        "valgrind".into(),
+        "--quiet".into(),
+        "--tool=callgrind".into(),
+        "--separate-threads=yes".into(),
+        "--compress-strings=no".into(),
+        format!("--callgrind-out-file={}", folder.join("out").display()).into(),
+    ])
 }

@@ -11,10 +11,10 @@ use tempfile::TempDir;
 
 use crate::kms::Kms;
 
-/// Name of the one signing thread.
+/// Name of the first signing thread.
 const WORKER: &str = "worker-0";
 
-/// A running enclave with one worker. It ends when this is dropped.
+/// A running enclave. It ends when this is dropped.
 pub(crate) struct Enclave {
     pub(crate) kms: Kms,
     pub(crate) socket: PathBuf,
@@ -33,8 +33,17 @@ pub(crate) struct Checks {
 }
 
 impl Enclave {
-    /// Starts one; `wrapper` is a program with its arguments that runs it, or nothing.
+    /// Starts one with one worker; `wrapper` is a program with its arguments that runs it, or nothing.
     pub(crate) fn start(wrapper: &[OsString], verify_mode: VerifyMode) -> Result<Self> {
+        Self::start_with(wrapper, verify_mode, 1)
+    }
+
+    /// The same with this many workers.
+    pub(crate) fn start_with(
+        wrapper: &[OsString],
+        verify_mode: VerifyMode,
+        workers: usize,
+    ) -> Result<Self> {
         let kms = Kms::start(verify_mode)?;
         let folder = tempfile::tempdir().context("make a temporary folder")?;
         let (pins, socket) = (folder.path().join("pins.cbor"), folder.path().join("socket"));
@@ -44,7 +53,7 @@ impl Enclave {
         let program = words.next().unwrap_or_default();
         let mut child = Command::new(&program)
             .args(words)
-            .args(["enclave", "--workers", "1", "--pins"])
+            .args(["enclave", "--workers", &workers.to_string(), "--pins"])
             .arg(&pins)
             .arg("--socket")
             .arg(&socket)

@@ -25,7 +25,7 @@ pub(crate) const KEYSPACE: &str = "default";
 
 /// A test KMS whose policy allows the measured enclave, and the pins of that enclave.
 pub(crate) struct Kms {
-    inner: TestKms,
+    pub(crate) inner: TestKms,
     pub(crate) pins: Vec<u8>,
 }
 

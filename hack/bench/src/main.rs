@@ -3,6 +3,7 @@
 //! instructions. What each figure means: `docs/bench/README.md`.
 #![allow(clippy::cast_precision_loss, reason = "figures are printed with three digits")]
 
+mod ab;
 mod cache;
 mod caller;
 mod callgrind;
@@ -10,11 +11,18 @@ mod checks;
 mod child;
 mod clock;
 mod enclave;
+mod full;
+mod generator;
+mod handoffs;
+mod instructions;
 mod kms;
 mod load;
 mod machine;
+mod measure;
 mod reference;
 mod sign;
+mod signer_v1;
+mod stack;
 mod stats;
 mod system_calls;
 
@@ -23,7 +31,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(version, about = "Measures the enclave's signing path and key cache.")]
+#[command(
+    version,
+    about = "Measures signatures, end to end and in the enclave, and the key cache."
+)]
 struct Arguments {
     /// Fails if a target is not met. Means something on an idle machine only.
     #[arg(long)]
@@ -44,11 +55,22 @@ enum Command {
     SystemCalls(system_calls::Arguments),
     /// Instructions of a signature on the stream at saturation (valgrind); the gate of CI.
     Callgrind(callgrind::Arguments),
+    /// The whole way from an application to a signature: the report of `make bench`.
+    Full(full::Arguments),
+    /// Two builds of the dataplane, which take turns.
+    Ab(ab::Arguments),
+    /// Times that one thread of the dataplane woke another, a signature (strace).
+    Handoffs(handoffs::Arguments),
+    /// Instructions of the dataplane a signature, by path (valgrind); the gate of CI.
+    Instructions(instructions::Arguments),
     /// The key cache: time and memory of a key.
     Cache(cache::Arguments),
     /// The enclave that the others measure, as a child process; commands on standard input.
     #[command(hide = true)]
     Enclave(child::Arguments),
+    /// The load generator: a plan on standard input, an outcome on standard output.
+    #[command(hide = true)]
+    Generate,
     /// Becomes a program under valgrind that does not learn of the vDSO.
     #[command(hide = true)]
     HideAuxv(callgrind::hide_auxv::Arguments),
@@ -62,6 +84,11 @@ fn main() -> ExitCode {
         Command::Sign(arguments) => sign::run(&arguments),
         Command::SystemCalls(arguments) => system_calls::run(&arguments),
         Command::Callgrind(arguments) => callgrind::run(&arguments),
+        Command::Full(arguments) => full::run(&arguments),
+        Command::Ab(arguments) => ab::run(&arguments),
+        Command::Generate => generator::run(),
+        Command::Handoffs(arguments) => handoffs::run(&arguments),
+        Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Cache(arguments) => cache::run(&arguments),
         Command::Enclave(arguments) => child::run(&arguments),
         Command::HideAuxv(arguments) => callgrind::hide_auxv::run(&arguments),

@@ -1,13 +1,14 @@
 //! CPU of the enclave's signing thread for each signature at saturation, divided by the raw
 //! signature of the same seconds: both take turns in short rounds, on the same core.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
 use sigil_enclave_image::pins::VerifyMode;
 
 use crate::caller::Caller;
-use crate::enclave::{Checks, Enclave};
+use crate::enclave::Enclave;
 use crate::load::{Load, Shape};
+use crate::measure::check_us;
 use crate::reference::Reference;
 use crate::stats::{median, quantile, verdict};
 use crate::{clock, machine};
@@ -75,18 +76,10 @@ async fn measure(enclave: &mut Enclave, arguments: &Arguments) -> Result<Vec<Rou
         load.run(arguments.batches).await?;
         let spent = clock::other_thread_cpu_ns(enclave.id(), worker)? - before;
         let enclave_us = spent as f64 / 1e3 / signatures;
-        let check = check_us(checks, enclave.checks()?, arguments.shape.items)?;
+        let check = check_us(checks, enclave.checks()?, arguments.shape.items as f64)?;
         rounds.push(Round { a1, accelerated, enclave: enclave_us, check });
     }
     Ok(rounds)
-}
-
-/// The check of one signature between two looks, without what reading the clock cost.
-fn check_us(before: Checks, after: Checks, items: usize) -> Result<f64> {
-    let signatures = after.signatures - before.signatures;
-    ensure!(signatures > 0, "no check was timed: more batches a round");
-    let ns = (after.ns - before.ns) as f64 / signatures as f64;
-    Ok((ns / 1e3) - clock::READING_US.with(|cost| *cost) / items as f64)
 }
 
 fn report(arguments: &Arguments, rounds: &[Round]) {

@@ -72,7 +72,7 @@ fn calls_by_name(log: &Path) -> Result<BTreeMap<String, u64>> {
     Ok(count_names(&text))
 }
 
-fn count_names(log: &str) -> BTreeMap<String, u64> {
+pub(crate) fn count_names(log: &str) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     for (name, _) in log.lines().filter_map(|line| line.split_once('(')) {
         *counts.entry(name.to_owned()).or_default() += 1;

@@ -12,19 +12,30 @@ const CALLED_BACK: [&str; 2] = ["signer::ffi::compress", "sha2::"];
 
 /// Instructions of one thread.
 #[derive(Debug, Default)]
-pub(super) struct Profile {
+pub(crate) struct Profile {
     /// All of them.
     total: u64,
     /// Calls into libsecp256k1 by function, with everything below.
-    pub(super) library: BTreeMap<String, u64>,
+    pub(crate) library: BTreeMap<String, u64>,
     /// Other functions, each without what it calls.
     own: BTreeMap<String, u64>,
 }
 
 impl Profile {
     /// Instructions outside libsecp256k1 and what it calls.
-    pub(super) fn besides_library(&self) -> u64 {
+    pub(crate) fn besides_library(&self) -> u64 {
         self.total.saturating_sub(self.library.values().sum())
+    }
+
+    /// All instructions.
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Instructions of functions whose name holds one of these words.
+    pub(crate) fn of(&self, words: &[&str]) -> u64 {
+        let named = |name: &&String| words.iter().any(|word| name.contains(word));
+        self.own.iter().filter(|(name, _)| named(name)).map(|(_, cost)| cost).sum()
     }
 
     fn signing(&self) -> u64 {
@@ -33,14 +44,14 @@ impl Profile {
     }
 
     /// Functions outside libsecp256k1 without what they call, dearest first.
-    pub(super) fn dearest(&self) -> Vec<(&str, u64)> {
+    pub(crate) fn dearest(&self) -> Vec<(&str, u64)> {
         let mut own: Vec<_> = self.own.iter().map(|(name, cost)| (&**name, *cost)).collect();
         own.sort_unstable_by_key(|(_, cost)| std::cmp::Reverse(*cost));
         own
     }
 
     /// What this run did more than a shorter one: what both did once, such as boot, falls out.
-    pub(super) fn beyond(self, shorter: &Self) -> Self {
+    pub(crate) fn beyond(self, shorter: &Self) -> Self {
         Self {
             total: self.total.saturating_sub(shorter.total),
             library: beyond(self.library, &shorter.library),
@@ -97,7 +108,14 @@ fn of_library(function: &str) -> bool {
 }
 
 /// The thread that has signed most, among the dumps in a folder: others only test themselves.
-pub(super) fn read_signing_thread(folder: &Path) -> Result<Profile> {
+pub(crate) fn read_signing_thread(folder: &Path) -> Result<Profile> {
+    let most = read_most(folder, Profile::signing)?;
+    ensure!(most.signing() > 0, "no thread has signed");
+    Ok(most)
+}
+
+/// The thread with the most of something, among the dumps in a folder.
+pub(crate) fn read_most(folder: &Path, of: impl Fn(&Profile) -> u64) -> Result<Profile> {
     let mut most = Profile::default();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
@@ -105,11 +123,10 @@ pub(super) fn read_signing_thread(folder: &Path) -> Result<Profile> {
             std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         ensure!(!text.contains("\nevents: Ir "), "callgrind counts more than instructions");
         let profile = Profile::parse(&text).with_context(|| path.display().to_string())?;
-        if profile.signing() > most.signing() {
+        if of(&profile) > of(&most) {
             most = profile;
         }
     }
-    ensure!(most.signing() > 0, "no thread has signed");
     Ok(most)
 }
 
