@@ -124,7 +124,11 @@ impl App {
     /// answered at once and unlocked behind the caller's back.
     pub(crate) async fn sign(&self, asker: &Asker, request: SignRequest) -> Result<Signed, Error> {
         let mut audited = self.audited_sign(asker, &request);
-        let result = match self.guards.admission.enter().await {
+        let entered = match self.guards.admission.enter_now() {
+            Some(entered) => entered,
+            None => Box::pin(self.guards.admission.enter()).await,
+        };
+        let result = match entered {
             Ok(_slot) => self.sign_admitted(&mut audited, request).await,
             Err(error) => Err(error),
         };

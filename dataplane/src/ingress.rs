@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use ::http::{Request, Response};
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -71,6 +73,15 @@ const SIGN_STREAMS_MAX: usize = 256;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 
 type Body = Either<Full<Bytes>, tonic::body::Body>;
+
+/// Why a connection is ended by us.
+enum End {
+    /// The process stops.
+    Stop,
+    /// Its certificate is no longer good.
+    Expelled,
+    Idle(Idle),
+}
 
 /// What every connection of a worker shares.
 pub(crate) struct Ingress {
@@ -182,29 +193,41 @@ impl Ingress {
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
+        // Polled only when it was woken itself, and not with every request of the connection.
+        let mut ends: FuturesUnordered<_> = std::iter::once(async {
+            tokio::select! {
+                () = stopped(&mut stop) => End::Stop,
+                () = client.expelled(tls) => End::Expelled,
+                idle = state.until_idle(stalled_after) => End::Idle(idle),
+            }
+        })
+        .collect();
         let result = tokio::select! {
+            biased;
             result = connection.as_mut() => result,
-            () = stopped(&mut stop) => {
-                state.end();
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-            () = client.expelled(tls) => {
-                tracing::info!(peer = %client.peer, "a client's certificate is no longer good");
-                state.end();
-                connection.as_mut().graceful_shutdown();
-                timeout(stalled_after.max(DRAIN_TIME_MAX), connection).await.unwrap_or(Ok(()))
-            }
-            idle = state.until_idle(stalled_after) => {
-                match idle {
-                    Idle::NeverUsed => return tracing::debug!("a client sent no request; closed"),
-                    Idle::Stalled => return tracing::info!("a client reads no answers; closed"),
-                    Idle::Quiet => {}
-                }
-                state.end();
-                connection.as_mut().graceful_shutdown();
+            Some(end) = ends.next() => {
                 // A client that does not read could hold up the last bytes for ever.
-                timeout(DRAIN_TIME_MAX, connection).await.unwrap_or(Ok(()))
+                let time = match end {
+                    End::Stop => None,
+                    End::Expelled => {
+                        let peer = &client.peer;
+                        tracing::info!(%peer, "a client's certificate is no longer good");
+                        Some(stalled_after.max(DRAIN_TIME_MAX))
+                    }
+                    End::Idle(Idle::NeverUsed) => {
+                        return tracing::debug!("a client sent no request; closed");
+                    }
+                    End::Idle(Idle::Stalled) => {
+                        return tracing::info!("a client reads no answers; closed");
+                    }
+                    End::Idle(Idle::Quiet) => Some(DRAIN_TIME_MAX),
+                };
+                state.end();
+                connection.as_mut().graceful_shutdown();
+                match time {
+                    Some(time) => timeout(time, connection).await.unwrap_or(Ok(())),
+                    None => connection.await,
+                }
             }
         };
         if let Err(error) = result {
@@ -272,9 +295,19 @@ fn ended(
     started: Instant,
     error: Option<&Error>,
 ) {
+    ended_after(app, (method, face), request_id, started.elapsed(), error);
+}
+
+fn ended_after(
+    app: &App,
+    (method, face): (Method, &'static str),
+    request_id: &str,
+    took: Duration,
+    error: Option<&Error>,
+) {
     app.metrics.answered(method, error.map_or(200, Error::status));
-    app.metrics.phase(method, Phase::Total, started.elapsed());
-    log(method, face, request_id, started, error);
+    app.metrics.phase(method, Phase::Total, took);
+    log(method, face, request_id, took, error);
 }
 
 /// The same for a batch, whose items count one each.
@@ -285,8 +318,9 @@ fn batch_ended(
     started: Instant,
     results: &[Result<Signed, Error>],
 ) {
+    let took = started.elapsed();
     for result in results {
-        ended(app, (Method::SignBatch, face), request_id, started, result.as_ref().err());
+        ended_after(app, (Method::SignBatch, face), request_id, took, result.as_ref().err());
     }
 }
 
@@ -296,10 +330,10 @@ fn log(
     method: Method,
     face: &'static str,
     request_id: &str,
-    started: Instant,
+    took: Duration,
     error: Option<&Error>,
 ) {
-    let took_ms = whole_microseconds_as_ms(started.elapsed());
+    let took_ms = whole_microseconds_as_ms(took);
     let method = method.as_str();
     match error {
         None if method == "create" => {

@@ -11,6 +11,9 @@ use sigil_dataplane::reload::Source;
 use sigil_dataplane::serve::Server;
 use tracing_subscriber::EnvFilter;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What is logged unless `SIGIL_LOG` says otherwise. The credentials chain tells of every step at
 /// `info`.
 const LOG_FILTER: &str = "info,aws_config=warn,aws_smithy_runtime=warn";

@@ -14,22 +14,24 @@ use crate::router::RouteMetrics;
 use crate::status::KmsErrorClass;
 
 pub(crate) mod enclave;
+mod latency;
 mod limiters;
 
 use enclave::EnclaveMetrics;
+use latency::Latency;
 use limiters::Limiters;
 
 type Label1 = [(&'static str, &'static str); 1];
 type Label2 = [(&'static str, &'static str); 2];
 type ByKeyspace = Family<Vec<(&'static str, String)>, Counter>;
-type HistogramFamily = Family<Label1, Histogram, fn() -> Histogram>;
+type LatencyFamily = Family<Label1, Latency>;
 
-/// Upper bounds in ms. They resolve the 0.1-20 ms in which signatures fall, and show the tail.
-const LATENCY_BUCKETS_MS: [f64; 16] =
-    [0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 100.0, 1000.0];
 /// An unlock is a KMS round trip with TLS: tens to hundreds of ms.
 const UNLOCK_BUCKETS_MS: [f64; 10] =
     [10.0, 25.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 30000.0];
+
+/// Classes of status codes, for the label `code`.
+const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 
 /// Operations of the public contract, for the label `method`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,9 +79,10 @@ pub(crate) enum ReloadResult {
 /// All metrics. Shared by every thread.
 pub(crate) struct Metrics {
     registry: Registry,
-    requests: Family<Label2, Counter>,
-    sign_phases: [Histogram; 4],
-    create_phases: [Histogram; 4],
+    /// By method and class of status codes.
+    answered: [[Counter; CLASSES.len()]; Method::ALL.len()],
+    sign_phases: [Latency; 4],
+    create_phases: [Latency; 4],
     /// Answers `UNLOCK_REQUIRED`.
     pub(crate) unlock_required: ByKeyspace,
     /// Attempts of jobs after their first.
@@ -131,6 +134,17 @@ pub(crate) struct Metrics {
 // === impl Method ===
 
 impl Method {
+    const ALL: [Self; 8] = [
+        Self::Create,
+        Self::Sign,
+        Self::SignBatch,
+        Self::SignStream,
+        Self::ListKeys,
+        Self::GetKey,
+        Self::Attestation,
+        Self::Other,
+    ];
+
     /// The label.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -168,14 +182,17 @@ impl Default for Metrics {
 impl Metrics {
     /// Registers everything.
     pub(crate) fn new() -> Self {
-        let latency: HistogramFamily = Family::new_with_constructor(latency_histogram);
-        let create_latency: HistogramFamily = Family::new_with_constructor(latency_histogram);
-        let phases = |family: &HistogramFamily| {
+        let (latency, create_latency) = (LatencyFamily::default(), LatencyFamily::default());
+        let phases = |family: &LatencyFamily| {
             Phase::ALL.map(|(_, name)| family.get_or_create(&[("phase", name)]).clone())
+        };
+        let requests: Family<Label2, Counter> = Family::default();
+        let counter = |method: Method, class| {
+            requests.get_or_create(&[("method", method.as_str()), ("code", class)]).clone()
         };
         let mut metrics = Self {
             registry: Registry::default(),
-            requests: Family::default(),
+            answered: Method::ALL.map(|method| CLASSES.map(|class| counter(method, class))),
             sign_phases: phases(&latency),
             create_phases: phases(&create_latency),
             unlock_required: Family::default(),
@@ -208,17 +225,18 @@ impl Metrics {
             routes: RouteMetrics::default(),
             enclave: EnclaveMetrics::default(),
         };
-        metrics.register(latency, create_latency);
+        metrics.register(requests, latency, create_latency);
         metrics
     }
 
-    fn register(&mut self, sign: HistogramFamily, create: HistogramFamily) {
+    fn register(
+        &mut self,
+        requests: Family<Label2, Counter>,
+        sign: LatencyFamily,
+        create: LatencyFamily,
+    ) {
         let r = &mut self.registry;
-        r.register(
-            "http_grpc_requests",
-            "Requests by method and code class",
-            self.requests.clone(),
-        );
+        r.register("http_grpc_requests", "Requests by method and code class", requests);
         r.register("sign_latency_ms", "Latency of sign by phase", sign);
         r.register("create_latency_ms", "Latency of create by phase", create);
         let unlock = [
@@ -292,12 +310,13 @@ impl Metrics {
     /// Counts one answered request.
     pub(crate) fn answered(&self, method: Method, http_status: u16) {
         let class = match http_status {
-            200..=299 => "2xx",
-            300..=399 => "3xx",
-            400..=499 => "4xx",
-            _ => "5xx",
+            200..=299 => 0,
+            300..=399 => 1,
+            400..=499 => 2,
+            _ => 3,
         };
-        self.requests.get_or_create(&[("method", method.as_str()), ("code", class)]).inc();
+        let of_method = self.answered.get(method as usize);
+        of_method.and_then(|classes| classes.get(class)).map(Counter::inc);
         match http_status {
             429 => drop(self.responses_429.inc()),
             503 => drop(self.responses_503.inc()),
@@ -318,7 +337,7 @@ impl Metrics {
             Phase::Enclave => &histograms[2],
             Phase::Store => &histograms[3],
         };
-        histogram.observe(took.as_secs_f64() * 1_000.0);
+        histogram.observe(took);
     }
 
     /// An attempt of an unlock failed.
@@ -389,10 +408,6 @@ pub(crate) fn by_keyspace(keyspace: &str) -> Vec<(&'static str, String)> {
     vec![("keyspace", keyspace.to_owned())]
 }
 
-fn latency_histogram() -> Histogram {
-    Histogram::new(LATENCY_BUCKETS_MS)
-}
-
 #[cfg(test)]
 mod rules;
 
@@ -407,6 +422,13 @@ mod tests {
         metrics.rng_unknown();
         let text = metrics.encode();
         assert!(text.contains("rng_source{source=\"nsm-hwrng\"} 0"), "{text}");
+    }
+
+    #[test]
+    fn every_method_has_its_own_counter() {
+        for (index, method) in Method::ALL.into_iter().enumerate() {
+            assert_eq!(method as usize, index, "{method:?}");
+        }
     }
 
     #[test]

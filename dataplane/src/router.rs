@@ -40,17 +40,21 @@ impl Router {
         Self { local, budget }
     }
 
-    /// Sends one item. Signing is deterministic, so an item whose answer was lost may be sent again;
-    /// `UNLOCK_REQUIRED` never is.
+    /// Sends one item, `started` being now. Signing is deterministic, so an item whose answer was lost
+    /// may be sent again; `UNLOCK_REQUIRED` never is.
     pub(crate) async fn sign(
         &self,
-        item: SignItem,
+        item: impl Fn() -> SignItem,
+        started: Instant,
         metrics: &Metrics,
     ) -> Result<SignResult, Error> {
-        let started = Instant::now();
         self.budget.earn();
-        let first = self.local.sign(item.clone()).await;
-        self.settle(item, (first, started), metrics).await
+        let first = self.local.sign(item()).await;
+        if !may_be_sent_again(&first) {
+            return first.map_err(pool_error);
+        }
+        // Seldom, and larger than all the rest: every request would carry its state.
+        Box::pin(self.settle(item(), (first, started), metrics)).await
     }
 
     /// Sends one item whose first answer comes to `group` with `number`; [`Router::settle`] takes it on.

@@ -34,9 +34,13 @@ impl App {
 
     /// The key's keyspace, from memory or the store.
     pub(super) async fn locate(&self, key_id: KeyId) -> Result<Located, Error> {
-        if let Some(keyspace) = self.known_keyspace(key_id) {
-            return Ok(Located { keyspace, blob: None });
+        match self.known_keyspace(key_id) {
+            Some(keyspace) => Ok(Located { keyspace, blob: None }),
+            None => Box::pin(self.locate_in_store(key_id)).await,
         }
+    }
+
+    async fn locate_in_store(&self, key_id: KeyId) -> Result<Located, Error> {
         let started = Instant::now();
         let record = self.records.key(key_id.0).await?.ok_or_else(|| key_not_found(key_id))?;
         self.metrics.phase(Method::Sign, Phase::Store, started.elapsed());
@@ -53,7 +57,8 @@ impl App {
         blob: Bytes,
     ) -> Result<(SignResult, Instant), Error> {
         let asked = Instant::now();
-        let answer = self.router.sign(item(located, request, blob), &self.metrics).await;
+        let item = || item(located, request, blob.clone());
+        let answer = self.router.sign(item, asked, &self.metrics).await;
         self.metrics.phase(Method::Sign, Phase::Enclave, asked.elapsed());
         Ok((answer?, asked))
     }
@@ -64,12 +69,21 @@ impl App {
         &self,
         located: &Located,
         request: &SignRequest,
-        (mut answer, mut asked): (SignResult, Instant),
+        (answer, asked): (SignResult, Instant),
     ) -> Result<Signed, Error> {
         if wants_blob(&answer) {
-            let blob = self.blob(located, request.key_id).await?;
-            (answer, asked) = self.ask(located, request, blob).await?;
+            return Box::pin(self.sign_with_blob(located, request)).await;
         }
+        self.signed(located, request, (&answer, asked))
+    }
+
+    async fn sign_with_blob(
+        &self,
+        located: &Located,
+        request: &SignRequest,
+    ) -> Result<Signed, Error> {
+        let blob = self.blob(located, request.key_id).await?;
+        let (answer, asked) = self.ask(located, request, blob).await?;
         self.signed(located, request, (&answer, asked))
     }
 

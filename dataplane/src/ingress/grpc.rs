@@ -111,7 +111,7 @@ impl Call {
         app: &App,
         response: http::Response<Body>,
     ) -> http::Response<Body> {
-        if response.headers().contains_key("x-request-id") {
+        if response.headers().contains_key(&request_id::HEADER) {
             return response;
         }
         match Status::from_header_map(response.headers()) {
@@ -125,7 +125,7 @@ impl Call {
     /// The answer with the call's id.
     pub(super) fn with_id(&self, mut response: http::Response<Body>) -> http::Response<Body> {
         if let Ok(id) = HeaderValue::from_str(&self.request_id) {
-            response.headers_mut().insert("x-request-id", id);
+            response.headers_mut().insert(&request_id::HEADER, id);
         }
         response
     }

@@ -1,11 +1,12 @@
 //! The HTTP face: paths, bodies, problem details.
 
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
@@ -19,7 +20,7 @@ use crate::metrics::{Method, Phase};
 const OPENAPI: &str = include_str!("../../../docs/api/openapi.yaml");
 
 /// The time that the caller gives a request, in whole ms.
-const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
+static TIMEOUT_HEADER: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 
 /// A path that exists.
 enum Route<'a> {
@@ -44,15 +45,15 @@ pub(super) async fn handle(
     let given = timeout(request.headers());
     let deadline =
         started + given.as_ref().map_or(limit, |given| given.unwrap_or(limit).min(limit));
-    let path = request.uri().path().to_owned();
-    let route = route(&path);
+    let uri = request.uri().clone();
+    let route = route(uri.path());
     let method = route.as_ref().map_or(Method::Other, Route::method);
-    let work = async {
+    let work = pin!(async {
         caller::check(&request, &connection.peer)?;
         given?;
-        let route = route.ok_or_else(|| no_such_path(&path))?;
+        let route = route.ok_or_else(|| no_such_path(uri.path()))?;
         run((ingress, connection), route, request, (&request_id, started, deadline)).await
-    };
+    });
     let result = timeout_at(deadline, work).await;
     let result = result.unwrap_or_else(|_| Err(Error::deadline()));
     let error = result.as_ref().err();
@@ -65,7 +66,7 @@ pub(super) async fn handle(
         Err(error) => refuse(&error, &request_id),
     };
     if let Ok(value) = HeaderValue::from_str(&request_id) {
-        response.headers_mut().insert("x-request-id", value);
+        response.headers_mut().insert(&request_id::HEADER, value);
     }
     response
 }
@@ -84,8 +85,6 @@ async fn run(
         let detail = format!("this path answers {} only", route.verb());
         return Err(Error::invalid("method", detail).with_http_status(405));
     }
-    let app = &ingress.app;
-    let query = request.uri().query().unwrap_or_default().to_owned();
     let asker = match route {
         // Whoever may connect may read what is published anyway.
         Route::OpenApi => return openapi(),
@@ -94,22 +93,39 @@ async fn run(
             request_id: Arc::clone(request_id),
         },
     };
+    if let Route::Sign = route {
+        let body = read_body(ingress, request, (Method::Sign, started)).await?;
+        let signed = ingress.app.sign(&asker, contract::read_sign(&body)?).await?;
+        return Ok(contract::signed(&signed));
+    }
+    // What follows has far more state, which each `sign` would have to carry and copy.
+    Box::pin(run_any(ingress, route, request, (&asker, started, deadline))).await
+}
+
+async fn run_any(
+    ingress: &Ingress,
+    route: Route<'_>,
+    request: Request<Incoming>,
+    (asker, started, deadline): (&Asker, Instant, Instant),
+) -> Result<Bytes, Error> {
+    let app = &ingress.app;
+    let query = request.uri().query().unwrap_or_default().to_owned();
     match route {
         Route::Create => {
-            let body = read_body(ingress, request, Method::Create).await?;
-            let created = app.create(&asker, contract::read_create(&body)?).await?;
+            let body = read_body(ingress, request, (Method::Create, started)).await?;
+            let created = app.create(asker, contract::read_create(&body)?).await?;
             Ok(to_bytes(&contract::created(&created)))
         }
         Route::Sign => {
-            let body = read_body(ingress, request, Method::Sign).await?;
-            let signed = app.sign(&asker, contract::read_sign(&body)?).await?;
+            let body = read_body(ingress, request, (Method::Sign, started)).await?;
+            let signed = app.sign(asker, contract::read_sign(&body)?).await?;
             Ok(contract::signed(&signed))
         }
         Route::SignBatch => {
-            let body = read_body(ingress, request, Method::SignBatch).await?;
+            let body = read_body(ingress, request, (Method::SignBatch, started)).await?;
             let requests = contract::read_batch(&body)?;
-            let results = app.sign_batch(&asker, requests, deadline).await?;
-            super::batch_ended(app, "http", request_id, started, &results);
+            let results = app.sign_batch(asker, requests, deadline).await?;
+            super::batch_ended(app, "http", &asker.request_id, started, &results);
             Ok(contract::signed_batch(&results))
         }
         Route::Keys => {
@@ -120,18 +136,18 @@ async fn run(
             let page = page.map(checked_key_id).transpose().map_err(|_| {
                 Error::invalid("page", "page must be `nextPage` of the answer before")
             })?;
-            Ok(to_bytes(&contract::page(&app.keys(&asker, &keyspace, page).await?)))
+            Ok(to_bytes(&contract::page(&app.keys(asker, &keyspace, page).await?)))
         }
         Route::Key(id) => {
             let [tenant] = parameters(&query, ["tenantId"])?;
             refuse_tenant(tenant.unwrap_or_default())?;
-            Ok(to_bytes(&contract::key(&app.key(&asker, checked_key_id(id)?).await?)))
+            Ok(to_bytes(&contract::key(&app.key(asker, checked_key_id(id)?).await?)))
         }
         Route::Attestation(id) => {
             let [nonce, tenant] = parameters(&query, ["nonce", "tenantId"])?;
             refuse_tenant(tenant.unwrap_or_default())?;
             let nonce = nonce.map(contract::read_nonce).transpose()?.unwrap_or_default();
-            let proof = app.attestation(&asker, checked_key_id(id)?, nonce).await?;
+            let proof = app.attestation(asker, checked_key_id(id)?, nonce).await?;
             Ok(to_bytes(&contract::statement(&proof)))
         }
         Route::OpenApi => openapi(),
@@ -140,13 +156,13 @@ async fn run(
 
 /// The caller's own deadline, if it has one.
 fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
-    let Some(value) = headers.get(TIMEOUT_HEADER) else { return Ok(None) };
+    let Some(value) = headers.get(&TIMEOUT_HEADER) else { return Ok(None) };
     let digits = value.to_str().ok().filter(|text| text.bytes().all(|it| it.is_ascii_digit()));
     match digits.and_then(|text| text.parse::<u32>().ok()) {
         Some(ms) if ms > 0 => Ok(Some(Duration::from_millis(ms.into()))),
         _ => {
             let detail = format!("{TIMEOUT_HEADER} must be a whole number of ms above 0");
-            Err(Error::invalid(TIMEOUT_HEADER, detail))
+            Err(Error::invalid(TIMEOUT_HEADER.as_str(), detail))
         }
     }
 }
@@ -195,9 +211,8 @@ impl Route<'_> {
 async fn read_body(
     ingress: &Ingress,
     request: Request<Incoming>,
-    method: Method,
+    (method, started): (Method, Instant),
 ) -> Result<Bytes, Error> {
-    let started = Instant::now();
     let kind = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
     let is_json = |kind: &[u8]| {
         let end = kind.iter().position(|byte| *byte == b';').unwrap_or(kind.len());
@@ -346,13 +361,17 @@ mod tests {
     fn a_callers_timeout_is_a_whole_number_of_ms() {
         let with = |text: &str| {
             let mut headers = HeaderMap::new();
-            headers.insert(TIMEOUT_HEADER, HeaderValue::from_str(text).unwrap());
+            headers.insert(&TIMEOUT_HEADER, HeaderValue::from_str(text).unwrap());
             timeout(&headers)
         };
         assert_eq!(timeout(&HeaderMap::new()), Ok(None));
         assert_eq!(with("250"), Ok(Some(Duration::from_millis(250))));
         for bad in ["", "0", "-1", "+1", "1.5", "1s", "99999999999"] {
-            assert_eq!(with(bad).unwrap_err().field.as_deref(), Some(TIMEOUT_HEADER), "{bad}");
+            assert_eq!(
+                with(bad).unwrap_err().field.as_deref(),
+                Some(TIMEOUT_HEADER.as_str()),
+                "{bad}"
+            );
         }
     }
 

@@ -1,15 +1,18 @@
 //! The id that a request has in its answer and in every log line about it.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
+/// The header, in requests and answers. A name that is known beforehand is not parsed with each.
+pub(crate) static HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// Characters of an id that a caller gives.
 const CHARACTERS_MAX: usize = 64;
 
 /// The id of a request with these headers.
 pub(crate) fn of(headers: &HeaderMap) -> Arc<str> {
-    accept_or_make(headers.get("x-request-id").map(HeaderValue::as_bytes))
+    accept_or_make(headers.get(&HEADER).map(HeaderValue::as_bytes))
 }
 
 /// The caller's id if it is short and plain, else a new one of 16 hex digits.
@@ -21,10 +24,26 @@ fn accept_or_make(given: Option<&[u8]>) -> Arc<str> {
     if let Some(text) = given.filter(plain).and_then(|text| std::str::from_utf8(text).ok()) {
         return text.into();
     }
-    let mut bytes = [0_u8; 8];
-    // An id that repeats would confuse logs, and nothing else.
-    let _ = aws_lc_rs::rand::fill(&mut bytes);
-    Arc::from(&*const_hex::Buffer::<8>::new().format(&bytes))
+    Arc::from(&*const_hex::Buffer::<8>::new().format(&next().to_be_bytes()))
+}
+
+thread_local! {
+    static STATE: Cell<u64> = Cell::new({
+        let mut bytes = [0; 8];
+        // Ids that repeat would confuse logs, and nothing else.
+        let _ = aws_lc_rs::rand::fill(&mut bytes);
+        u64::from_be_bytes(bytes)
+    });
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): an id names a request and guards nothing, and the library's
+/// generator would cost a tenth of a request.
+fn next() -> u64 {
+    let state = STATE.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+    STATE.set(state);
+    let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 #[cfg(test)]

@@ -276,3 +276,15 @@ fn times_in_the_log_are_whole_microseconds() {
     assert_eq!(took.to_string(), "0.248");
     assert_eq!(whole_microseconds_as_ms(Duration::from_micros(1_000_001)).to_string(), "1000.001");
 }
+
+/// Every request carries and copies its own state several times. What is seldom needed is boxed.
+#[test]
+fn the_state_of_a_request_stays_small() {
+    fn bytes_of<F>(
+        _: impl FnOnce(&'static Ingress, Request<Incoming>, &'static Arc<Connection>) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+    let bytes = bytes_of(|ingress, request, connection| ingress.dispatch(request, connection));
+    assert!(bytes <= 3_072, "{bytes}");
+}
