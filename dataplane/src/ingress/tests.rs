@@ -285,6 +285,6 @@ fn the_state_of_a_request_stays_small() {
     ) -> usize {
         size_of::<F>()
     }
-    let bytes = bytes_of(|ingress, request, connection| ingress.dispatch(request, connection));
+    let bytes = bytes_of(Ingress::dispatch);
     assert!(bytes <= 3_072, "{bytes}");
 }
