@@ -10,10 +10,12 @@ use futures_util::future::BoxFuture;
 use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 
+mod backup;
 mod embedded;
 mod postgres;
 mod record;
 
+pub use backup::{BackupError, Outcome, backup, restore, verify as verify_backup};
 pub use embedded::{EmbeddedStore, OpenError};
 pub use postgres::{Durability, PostgresStore, migrate};
 #[cfg(test)]

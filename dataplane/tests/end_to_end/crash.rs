@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sigil_dataplane::failpoint::{CREATE_POINTS, UNLOCK_POINTS};
 use sigil_dataplane::store::{EmbeddedStore, Records};
 
-use crate::support::{Bench, Settings, eventually};
+use crate::support::{Bench, Settings, eventually, number};
 
 /// Every key that the store lists signs.
 async fn assert_all_listed_sign(bench: &Bench) -> Vec<Value> {
@@ -99,11 +99,6 @@ async fn create_until(bench: &Bench, stop: Duration) -> Vec<Value> {
     };
     let _ = tokio::time::timeout(stop, work).await;
     acknowledged
-}
-
-/// A number from the environment: the short run of every test, or the long one of a release.
-fn number(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 /// `SIGIL_TEST_KILLS=20 SIGIL_TEST_CREATES=1000` makes it as long as one likes.

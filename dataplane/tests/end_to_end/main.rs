@@ -11,5 +11,6 @@ mod crash;
 mod exhaustion;
 mod faults;
 mod several;
+mod shared;
 mod support;
 mod tls;

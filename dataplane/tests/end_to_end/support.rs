@@ -1,14 +1,18 @@
 //! Starts the parts on unix sockets in a folder of their own and talks to them as applications do.
 
 mod bench;
+mod callers;
 mod client;
 mod cutter;
+mod database;
 mod process;
 mod tls;
 
 pub(crate) use bench::{Bench, Settings};
+pub(crate) use callers::{Callers, Seen};
 pub(crate) use client::Answer;
 pub(crate) use cutter::Cutter;
+pub(crate) use database::Database;
 pub(crate) use process::listen_as;
 pub(crate) use tls::{Identity, TlsBench};
 
@@ -30,4 +34,9 @@ pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Opti
         }
         assert!(Instant::now() < deadline, "not in time: {what}");
     }
+}
+
+/// A number from the environment: the short run of every test, or the long one of a release.
+pub(crate) fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }

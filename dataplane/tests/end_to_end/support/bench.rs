@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use devkms::policy::{Measured, attested_use};
@@ -30,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) files_max: Option<u32>,
     /// More settings of the dataplane: `unlock:` and `cache:`.
     pub(crate) extra: &'static str,
+    /// The value of `store`; absent: an embedded store in the bench's folder.
+    pub(crate) store: Option<String>,
 }
 
 impl Default for Settings {
@@ -40,6 +43,7 @@ impl Default for Settings {
             cable: false,
             files_max: None,
             extra: "unlock: {recoveryMs: 200}",
+            store: None,
         }
     }
 }
@@ -48,9 +52,10 @@ impl Default for Settings {
 pub(crate) struct Bench {
     pub(crate) dataplane: Process,
     pub(crate) launcher: Process,
-    pub(crate) kms: TestKms,
+    pub(crate) kms: Arc<TestKms>,
     pub(crate) measurements: Measurements,
-    files_max: Option<u32>,
+    /// What the dataplane is started by, if not directly.
+    pub(crate) wrapper: Vec<String>,
     folder: TempDir,
 }
 
@@ -68,11 +73,20 @@ impl Bench {
 
     /// Everything but a dataplane that answers; [`Bench::start_dataplane`] starts it.
     pub(crate) fn without_dataplane(settings: &Settings) -> Self {
+        let attestation_root_der = test_root_der().to_vec();
+        let kms = TestKms::start(TestKmsOptions { attestation_root_der, policy: None }).unwrap();
+        Self::assemble(Arc::new(kms), settings)
+    }
+
+    /// Another launcher with an enclave, and another dataplane, with the same pins and the same KMS.
+    pub(crate) fn beside(other: &Self, settings: &Settings) -> Self {
+        Self::assemble(Arc::clone(&other.kms), settings)
+    }
+
+    fn assemble(kms: Arc<TestKms>, settings: &Settings) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        let attestation_root_der = test_root_der().to_vec();
-        std::fs::write(path("root.der"), &attestation_root_der).unwrap();
-        let kms = TestKms::start(TestKmsOptions { attestation_root_der, policy: None }).unwrap();
+        std::fs::write(path("root.der"), test_root_der()).unwrap();
         let pins = pins(&kms).encode().unwrap();
         std::fs::write(path("pins.cbor"), &pins).unwrap();
         let enclave = binary("sigil-enclave-insecure");
@@ -95,24 +109,26 @@ impl Bench {
             &path("launcher.log"),
         );
         let dataplane = Process::start(&mut Command::new("true"), &path("dataplane.log"));
-        let files_max = settings.files_max;
-        Self { dataplane, launcher, kms, measurements, files_max, folder }
+        let limited = |files| vec!["prlimit".to_owned(), format!("--nofile={files}")];
+        let wrapper = settings.files_max.map(limited).unwrap_or_default();
+        Self { dataplane, launcher, kms, measurements, wrapper, folder }
+    }
+
+    fn dataplane_command(&self) -> Command {
+        let dataplane = env!("CARGO_BIN_EXE_sigil-dataplane");
+        let Some((first, rest)) = self.wrapper.split_first() else {
+            return Command::new(dataplane);
+        };
+        let mut command = Command::new(first);
+        command.args(rest).arg(dataplane);
+        command
     }
 
     /// Starts the dataplane with more environment and waits until it answers or has ended.
     pub(crate) async fn start_dataplane(&mut self, environment: &[(&str, &str)]) {
         let credentials = self.kms.credentials();
-        let program = env!("CARGO_BIN_EXE_sigil-dataplane");
-        let mut command = match self.files_max {
-            Some(files) => {
-                let mut limited = Command::new("prlimit");
-                limited.arg(format!("--nofile={files}")).arg(program);
-                limited
-            }
-            None => Command::new(program),
-        };
         self.dataplane = Process::start(
-            command
+            self.dataplane_command()
                 .args([&"serve".into(), &"--config".into(), &self.path("dataplane.yaml")])
                 .env("SIGIL_LOG", "debug,h2=info,hyper=info")
                 .env("HOME", self.folder.path())
@@ -307,6 +323,8 @@ fn config(
     settings: &Settings,
 ) -> String {
     let folder = folder.display();
+    let embedded = || format!("{{embedded: {{path: {folder}/store}}}}");
+    let store = settings.store.clone().unwrap_or_else(embedded);
     let pcr = |pcr: &[u8; 48]| const_hex::encode(pcr);
     let handoff = if settings.cable { "cable-handoff.sock" } else { "handoff.sock" };
     let pcr0 = if settings.other_image { [7; 48] } else { measurements.pcr0 };
@@ -317,7 +335,7 @@ fn config(
          connections: 2\n  measurements: [{{pcr0: '{}', pcr1: '{}', pcr2: '{}'}}]\n\
          kms: {{region: {}, keyArn: '{}', address: '{}'}}\n\
          keyspaces: [default, payments]\n\
-         store: {{embedded: {{path: {folder}/store}}}}\n\
+         store: {store}\n\
          limits: {{requestTimeoutMs: {}}}\n{}\n",
         pcr(&pcr0),
         pcr(&measurements.pcr1),
