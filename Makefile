@@ -28,6 +28,11 @@ test-cluster: ## the test cluster itself under faults (root)
 	@hack/packages cluster
 	@hack/cluster-test
 
+.PHONY: conn-pool-test
+conn-pool-test: ## the connections to the enclave: machines, races, faults on the wire, a short load
+	@hack/packages build
+	@hack/conn-pool-test
+
 fuzz: SECONDS ?= 60
 fuzz: ## fuzz every parser of bytes from outside, SECONDS=60 each
 	@hack/packages build

@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::status::StatusWriter;
 use crate::unlock::Unlocker;
 
+mod pool;
 mod refresh;
 
 /// A few scrapers, probes and people.
@@ -88,13 +89,13 @@ impl Admin {
                 self.unlocker.retry_now();
                 page(StatusCode::OK, JSON, self.unlocker.debug().to_string())
             }
-            (&Method::GET, "/debug/status") => match serde_json::to_string(&self.status.snapshot())
-            {
-                Ok(text) => page(StatusCode::OK, JSON, text),
-                Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
-            },
+            (&Method::GET, "/debug/status") => self.debug_status(),
             (&Method::POST, "/debug/refresh") => {
                 refresh::handle(&self.app, request, peer, self.request_time_max).await
+            }
+            (&Method::POST, path) if path.starts_with(pool::PREFIX) => {
+                let query = request.uri().query().unwrap_or_default();
+                pool::handle(&self.metrics.upstreams, path, query)
             }
             (_, "/debug/unlock/retry" | "/debug/refresh") => {
                 page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "POST\n".into())
@@ -102,8 +103,20 @@ impl Admin {
             _ => page(
                 StatusCode::NOT_FOUND,
                 TEXT,
-                "livez readyz metrics debug/unlock debug/status debug/refresh\n".to_owned(),
+                "livez readyz metrics debug/unlock debug/status debug/refresh debug/pool\n"
+                    .to_owned(),
             ),
+        }
+    }
+
+    /// The member's status, and under `pool` the connections to each enclave with what happened to them.
+    fn debug_status(&self) -> Response<Full<Bytes>> {
+        match serde_json::to_value(self.status.snapshot()) {
+            Ok(mut status) => {
+                status["pool"] = self.metrics.upstreams.debug();
+                page(StatusCode::OK, JSON, status.to_string())
+            }
+            Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
         }
     }
 

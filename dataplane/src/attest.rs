@@ -19,7 +19,7 @@ use crate::config::live::Live;
 use crate::metrics::Metrics;
 use crate::pool::Boot;
 use crate::pool::backoff::{Backoff, random};
-use crate::pool::session::Session;
+use crate::pool::session::{Keepalive, Session};
 use crate::pool::transport::connect_abstract;
 use crate::status::{MeasurementStatus, StatusWriter};
 
@@ -205,7 +205,8 @@ impl Attester {
     }
 
     async fn open(&self, handoff: &Handoff) -> Result<Session, AttestError> {
-        Session::open(&handoff.address, handoff.boot_id, &handoff.token)
+        let keepalive = Keepalive::NONE;
+        Session::open(&handoff.address, handoff.boot_id, &handoff.token, keepalive)
             .await
             .map_err(|error| AttestError::Session(error.to_string()))
     }

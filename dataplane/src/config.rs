@@ -15,6 +15,7 @@ mod cache;
 pub(crate) mod live;
 mod load;
 pub(crate) mod merge;
+mod pool;
 pub(crate) mod reference;
 mod routing;
 mod store;
@@ -29,6 +30,7 @@ pub use audit::{Audit, AuditOutput};
 pub use auth::{Auth, Tokens};
 pub use cache::Cache;
 pub use load::{ConfigErrors, load};
+pub use pool::Pool;
 pub use reference::markdown as reference;
 pub use routing::{Policy, Routing};
 pub use store::{Embedded, Engine, Postgres, PostgresAddress, SslMode, StoreSettings};
@@ -44,6 +46,8 @@ pub struct Config {
     pub workers: usize,
     /// Which enclave is used, and what it must prove.
     pub enclave: Enclave,
+    /// The connections to it.
+    pub pool: Pool,
     /// How KMS is reached and which key may be used.
     pub kms: Kms,
     /// Keyspaces served here.
@@ -106,8 +110,6 @@ pub struct Enclave {
     pub retired_measurements: Vec<Measurement>,
     /// A measurements.json that names one more.
     pub measurements_file: Option<PathBuf>,
-    /// Connections over all workers, 1..=32; each worker has at least one.
-    pub connections: usize,
 }
 
 /// PCR0, PCR1 and PCR2 of an image, 96 hex digits each.
@@ -270,7 +272,6 @@ impl Default for Enclave {
             measurements: Vec::new(),
             measurements_file: None,
             retired_measurements: Vec::new(),
-            connections: 16,
         }
     }
 }

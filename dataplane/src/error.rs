@@ -77,6 +77,8 @@ pub(crate) struct Error {
     pub(crate) retry_after_ms: Option<u32>,
     /// The unlock that was queued.
     pub(crate) unlock_request_id: Option<String>,
+    /// A breaker refuses requests to the enclave (row G3).
+    pub(crate) circuit_open: bool,
     /// HTTP status in place of the table's: 404, 405, 413, 415 of the HTTP face.
     pub(crate) http_status: Option<u16>,
     /// gRPC code in place of the table's: `UNIMPLEMENTED` for a method or an encoding that there is not.
@@ -192,6 +194,7 @@ impl Error {
             field: None,
             retry_after_ms: hint,
             unlock_request_id: None,
+            circuit_open: false,
             http_status: None,
             grpc: None,
             internal: None,

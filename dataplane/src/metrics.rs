@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::pool::Upstreams;
 use crate::router::RouteMetrics;
 use crate::status::KmsErrorClass;
 
@@ -94,12 +95,8 @@ pub(crate) struct Metrics {
     /// Jobs that wait.
     pub(crate) unlock_queue_depth: Gauge,
     unlock_latency: Histogram,
-    /// Connections to the enclave.
-    pub(crate) active_conns: Gauge,
-    /// Sign streams that ended while their enclave was up.
-    pub(crate) stream_resets: Counter,
-    /// Requests that found no connection or a full queue.
-    pub(crate) pool_exhausted: Counter,
+    /// Enclaves with the pools to them, and what these count.
+    pub(crate) upstreams: Upstreams,
     /// Clients' connections that found no place.
     pub(crate) connections_refused: Counter,
     tls_reload: Family<Label1, Counter>,
@@ -112,11 +109,7 @@ pub(crate) struct Metrics {
     responses_503: Counter,
     rng_source: Family<Vec<(&'static str, String)>, Gauge>,
     /// 0 admitting, 1 probing, 2 shut.
-    pub(crate) breaker_state: Family<Label1, Gauge>,
-    /// Messages over the enclave boundary.
-    pub(crate) boundary_crossings: Counter,
-    /// Digests of one message.
-    pub(crate) batch_size: Histogram,
+    pub(crate) breaker_state: Family<Vec<(&'static str, String)>, Gauge>,
     reloads: Family<Label1, Counter>,
     restart_needed: Gauge,
     auth_refused: Family<Label1, Counter>,
@@ -202,9 +195,7 @@ impl Metrics {
             needs_person: Family::default(),
             unlock_queue_depth: Gauge::default(),
             unlock_latency: Histogram::new(UNLOCK_BUCKETS_MS),
-            active_conns: Gauge::default(),
-            stream_resets: Counter::default(),
-            pool_exhausted: Counter::default(),
+            upstreams: Upstreams::default(),
             connections_refused: Counter::default(),
             tls_reload: Family::default(),
             tls_handshake_fail: Family::default(),
@@ -214,8 +205,6 @@ impl Metrics {
             responses_503: Counter::default(),
             rng_source: Family::default(),
             breaker_state: Family::default(),
-            boundary_crossings: Counter::default(),
-            batch_size: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 24.0, 32.0]),
             reloads: Family::default(),
             restart_needed: Gauge::default(),
             auth_refused: Family::default(),
@@ -254,16 +243,12 @@ impl Metrics {
         r.register("unlock_queue_depth", "Unlock jobs that wait", gauge.clone());
         let latency = &self.unlock_latency;
         r.register("unlock_latency_ms", "From queueing to installed", latency.clone());
-        r.register("active_conns", "Connections to the enclave", self.active_conns.clone());
         let counters = [
-            ("grpc_stream_resets", "Sign streams that ended early", &self.stream_resets),
-            ("pool_exhausted", "Requests without a connection", &self.pool_exhausted),
             ("connections_refused", "Clients without a place", &self.connections_refused),
             ("store_rows_skipped", "Damaged rows that lists left out", &self.rows_skipped),
             ("retry", "Requests sent again to the enclave", &self.retries),
             ("responses_429", "Answers 429", &self.responses_429),
             ("responses_503", "Answers 503", &self.responses_503),
-            ("boundary_crossings", "Messages to the enclave", &self.boundary_crossings),
         ];
         for (name, help, counter) in counters {
             r.register(name, help, counter.clone());
@@ -278,7 +263,6 @@ impl Metrics {
         }
         let help = "0 admitting, 1 probing, 2 shut";
         r.register("circuit_breaker_state", help, self.breaker_state.clone());
-        r.register("batch_size_hist", "Digests of one message", self.batch_size.clone());
         r.register(
             "config_reload",
             "Files of settings by what became of them",
@@ -294,6 +278,7 @@ impl Metrics {
         r.register("audit_dropped", help, self.audit_dropped.clone());
         r.register_collector(Box::new(self.limiters.clone()));
         self.routes.register(r);
+        r.register_collector(Box::new(self.upstreams.clone()));
         r.register_collector(Box::new(self.enclave.clone()));
     }
 
@@ -396,6 +381,11 @@ impl Metrics {
 
     /// The text that Prometheus scrapes.
     pub(crate) fn encode(&self) -> String {
+        for (enclave_id, gauge) in self.upstreams.breakers() {
+            let upstream = ("upstream", "enclave".to_owned());
+            let labels = vec![upstream, ("enclave_id", enclave_id)];
+            self.breaker_state.get_or_create(&labels).set(gauge);
+        }
         let mut out = String::with_capacity(16 * 1024);
         // Writing to a String cannot fail.
         let _ = encode(&mut out, &self.registry);
@@ -452,11 +442,8 @@ mod tests {
             "unlock_required_total{keyspace=\"default\"} 1",
             "unlock_retry_total{keyspace=\"default\"} 1",
             "unlock_queue_depth 0",
-            "active_conns 0",
-            "grpc_stream_resets_total 0",
             "rng_source{source=\"nsm-hwrng\"} 1",
             "rng_source{source=\"software\"} 0",
-            "boundary_crossings_total 0",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }

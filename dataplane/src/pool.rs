@@ -1,7 +1,9 @@
 //! Connections to the attested enclave. Each runtime has a pool of its own, so nothing of a request
 //! crosses threads. Connections are opened ahead of requests and restored behind their backs.
+//!
+//! `connection.rs`, `breaker.rs`, `size.rs` and `quarantine.rs` decide and are pure; `keeper.rs` and
+//! `supervisor.rs` act; what the pools of all workers share is in `upstream.rs`.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,25 +12,49 @@ use sigil_enclave_client::EnclaveAddress;
 use sigil_enclave_protocol::handshake::{BootId, ClaimToken};
 use sigil_enclave_protocol::v1::{SignItem, SignResult};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 
-use crate::metrics::Metrics;
-
+mod alone;
 pub(crate) mod backoff;
+mod breaker;
+mod connection;
+mod counters;
+mod events;
+mod gate;
 mod group;
+mod keeper;
+mod lane;
+mod lanes;
+mod load;
+mod metrics;
+mod quarantine;
 pub(crate) mod session;
+mod size;
 mod stream;
+mod supervisor;
+mod suspects;
+mod sync;
 pub(crate) mod transport;
+mod upstream;
 
-use backoff::Backoff;
+use counters::Counters;
 pub(crate) use group::Group;
 use group::Member;
-use session::{Client, Session};
-use stream::{Job, QUEUE_DEPTH_MAX, Reply};
+use lane::{Lane, Permit};
+use lanes::{Carries, Lanes};
+pub(crate) use metrics::Upstreams;
+use quarantine::{Fingerprint, Verdict};
+use session::Client;
+pub(crate) use size::Share;
+use stream::{Job, Reply};
+pub(crate) use supervisor::Wanted;
+pub(crate) use upstream::Upstream;
 
-/// First and longest wait before a connection is tried again (row S2b).
-const RECONNECT_MIN: Duration = Duration::from_millis(25);
-const RECONNECT_MAX: Duration = Duration::from_millis(200);
+/// Longest wait of a suspect for the one before it; with its own signature inside the time in which a
+/// request may be sent again.
+const SUSPECT_WAIT_MAX: Duration = Duration::from_millis(150);
+/// Callers are told apart once they are authenticated.
+const NO_CALLER: &str = "";
 
 /// A boot that was attested and may be routed to.
 #[derive(Debug)]
@@ -54,19 +80,21 @@ pub(crate) type BootWatch = watch::Receiver<Option<Arc<Boot>>>;
 pub(crate) enum PoolError {
     /// No connection is up.
     NoEnclave,
+    /// The breaker refuses; one may find out after this time.
+    Shut {
+        /// At least 1.
+        retry_after_ms: u32,
+    },
     /// Every queue is full.
     Full,
+    /// The connection ended before the request went out.
+    NotSent,
     /// The connection ended before the answer came; the enclave may have done the work.
     Lost,
-}
-
-/// One connection with its stream.
-struct Lane {
-    queue: mpsc::Sender<Job>,
-    client: Client,
-    worker_index: u16,
-    in_flight: AtomicUsize,
-    boot: Arc<Boot>,
+    /// It was in flight when an enclave ended and is sent alone; another such request is being tried.
+    Suspect,
+    /// Two enclaves ended with it; it is refused for a while.
+    Quarantined,
 }
 
 /// A pool. Cheap to clone.
@@ -76,68 +104,95 @@ pub(crate) struct Pool {
 }
 
 struct Shared {
+    upstream: Arc<Upstream>,
+    counters: Arc<Counters>,
+    /// Number of the worker thread, for events.
+    worker: usize,
+    boots: BootWatch,
     /// Read by every request, replaced when a connection comes or goes.
-    lanes: ArcSwap<Vec<Arc<Lane>>>,
+    lanes: ArcSwap<Lanes<Lane>>,
     /// Held while `lanes` is replaced.
     change: Mutex<()>,
     changed: Notify,
-    metrics: Arc<Metrics>,
+    /// The last boot that connections were kept to.
+    last_boot: Mutex<Option<BootId>>,
 }
-
-/// Counts a request in flight until dropped.
-struct Permit(Arc<Lane>);
 
 // === impl Pool ===
 
 impl Pool {
-    /// Starts `connections` connections on the current runtime; they follow `boots`.
-    pub(crate) fn start(boots: BootWatch, connections: usize, metrics: Arc<Metrics>) -> Self {
+    /// Starts a pool to `upstream` on the current runtime; it follows `boots` and what is ordered.
+    pub(crate) fn start(boots: BootWatch, upstream: &Arc<Upstream>, wanted: Wanted) -> Self {
+        let counters = match wanted {
+            Wanted::Share(_) => upstream.counters(),
+            // Of the control plane: it is none of the connections that requests are served by.
+            Wanted::Fixed(_) => Arc::default(),
+        };
+        let worker = if let Wanted::Share(share) = wanted { share.index } else { usize::MAX };
         let shared = Arc::new(Shared {
-            lanes: ArcSwap::from_pointee(Vec::new()),
+            upstream: Arc::clone(upstream),
+            counters,
+            worker,
+            boots: boots.clone(),
+            lanes: ArcSwap::default(),
             change: Mutex::new(()),
             changed: Notify::new(),
-            metrics,
+            last_boot: Mutex::new(None),
         });
-        tokio::spawn(supervise(Arc::clone(&shared), boots, connections));
+        tokio::spawn(supervisor::run(Arc::clone(&shared), boots, wanted));
         Self { shared }
     }
 
-    /// Sends one item with whatever else is queued.
+    /// Sends one item with whatever else is queued; alone if it may have ended an enclave.
     pub(crate) async fn sign(&self, item: SignItem) -> Result<SignResult, PoolError> {
-        let lane = self.acquire()?;
+        if !self.shared.upstream.suspects.is_empty() {
+            let which = suspects::fingerprint(NO_CALLER, &item);
+            match self.judge(which) {
+                Verdict::Send => {}
+                // Seldom, and every request would carry its state.
+                Verdict::SendAlone => return Box::pin(self.sign_alone(which, item)).await,
+                Verdict::Refuse => return Err(PoolError::Quarantined),
+            }
+        }
+        let (lane, permit) = self.acquire()?;
         let (reply, answer) = oneshot::channel();
-        let permit = Permit::new(lane);
-        let job = Job { item, reply: Reply::One(reply) };
-        permit.0.queue.try_send(job).map_err(|error| self.not_queued(&error))?;
-        answer.await.map_err(|_| PoolError::Lost)
+        self.queue(&lane, item, Reply::One(reply, permit));
+        answer.await.unwrap_or(Err(PoolError::Lost))
     }
 
     /// Sends one item whose answer, or why there is none, comes to `group` with `number`.
     pub(crate) fn begin(&self, item: SignItem, group: &Group, number: u64) {
-        let lane = match self.acquire() {
-            Ok(lane) => lane,
-            Err(error) => return group.put(number, Err(error)),
+        let judged = if self.shared.upstream.suspects.is_empty() {
+            Verdict::Send
+        } else {
+            self.judge(suspects::fingerprint(NO_CALLER, &item))
         };
-        let reply = Reply::Member(Member::new(group, number, Permit::new(Arc::clone(&lane))));
-        if let Err(error) = lane.queue.try_send(Job { item, reply }) {
-            let why = self.not_queued(&error);
-            error.into_inner().reply.answer(Err(why));
+        match judged {
+            Verdict::Send => {}
+            Verdict::SendAlone => return group.put(number, Err(PoolError::Suspect)),
+            Verdict::Refuse => return group.put(number, Err(PoolError::Quarantined)),
+        }
+        match self.acquire() {
+            Ok((lane, permit)) => {
+                self.queue(&lane, item, Reply::Member(Member::new(group, number, permit)));
+            }
+            Err(error) => group.put(number, Err(error)),
         }
     }
 
-    fn not_queued(&self, error: &mpsc::error::TrySendError<Job>) -> PoolError {
-        match error {
-            mpsc::error::TrySendError::Full(_) => {
-                self.shared.metrics.pool_exhausted.inc();
-                PoolError::Full
-            }
-            mpsc::error::TrySendError::Closed(_) => PoolError::Lost,
+    /// The item's answer was lost: it is suspect if the enclave is. To be told of every
+    /// [`PoolError::Lost`] before the item is sent again.
+    pub(crate) fn lost(&self, item: &SignItem) {
+        let last = *self.shared.last_boot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(boot_id) = last {
+            let which = suspects::fingerprint(NO_CALLER, item);
+            self.shared.upstream.suspects.lost(which, boot_id);
         }
     }
 
     /// A client for single calls, with the boot that it leads to.
     pub(crate) fn client(&self) -> Result<(Client, Arc<Boot>), PoolError> {
-        let lane = self.acquire()?;
+        let (lane, _) = self.acquire()?;
         Ok((lane.client.clone(), Arc::clone(&lane.boot)))
     }
 
@@ -154,110 +209,103 @@ impl Pool {
         }
     }
 
-    /// The least loaded among the first connections to each worker. Ties go to the first, so a
-    /// light load shares one connection and a heavy one reaches every worker.
-    fn acquire(&self) -> Result<Arc<Lane>, PoolError> {
-        let lanes = self.shared.lanes.load();
-        let leads = lanes.iter().enumerate().filter(|(index, lane)| {
-            lanes.iter().take(*index).all(|other| other.worker_index != lane.worker_index)
-        });
-        let least = leads.min_by_key(|(_, lane)| lane.in_flight.load(Ordering::Relaxed));
-        if let Some((_, lane)) = least {
-            return Ok(Arc::clone(lane));
+    /// A place on a connection, at once or not at all.
+    fn acquire(&self) -> Result<(Arc<Lane>, Permit), PoolError> {
+        if let Err(wait) = self.shared.upstream.admit() {
+            let retry_after_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
+            return Err(PoolError::Shut { retry_after_ms });
         }
-        self.shared.metrics.pool_exhausted.inc();
-        Err(PoolError::NoEnclave)
+        let lanes = self.shared.lanes.load();
+        let lane = lanes.choose().and_then(|lane| Some((Arc::clone(lane), Permit::new(lane)?)));
+        lane.ok_or_else(|| {
+            self.shared.exhausted("no connection is up");
+            PoolError::NoEnclave
+        })
     }
-}
 
-// === impl Permit ===
-
-impl Permit {
-    fn new(lane: Arc<Lane>) -> Self {
-        lane.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(lane)
+    fn queue(&self, lane: &Lane, item: SignItem, reply: Reply) {
+        let asked = self.shared.counters.times_this().then(Instant::now);
+        if let Err(error) = lane.queue.try_send(Job { item, reply, asked }) {
+            let why = match &error {
+                mpsc::error::TrySendError::Full(_) => {
+                    self.shared.exhausted("as many requests as may wait are waiting");
+                    PoolError::Full
+                }
+                mpsc::error::TrySendError::Closed(_) => PoolError::NotSent,
+            };
+            error.into_inner().reply.answer(Err(why));
+        }
     }
-}
 
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    fn judge(&self, which: Fingerprint) -> Verdict {
+        self.shared.upstream.suspects.asked(which, self.shared.boot_now())
+    }
+
+    /// One suspect at a time, on a connection of its own. It goes on when its caller has gone: what
+    /// became of the enclave must be heard.
+    async fn sign_alone(
+        &self,
+        which: Fingerprint,
+        item: SignItem,
+    ) -> Result<SignResult, PoolError> {
+        let suspects = &self.shared.upstream.suspects;
+        let turn = timeout(SUSPECT_WAIT_MAX, Arc::clone(&suspects.turn).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else { return Err(PoolError::Suspect) };
+        if self.judge(which) == Verdict::Refuse {
+            return Err(PoolError::Quarantined);
+        }
+        let Some(boot) = self.shared.boots.borrow().clone() else {
+            return Err(PoolError::NoEnclave);
+        };
+        let upstream = Arc::clone(&self.shared.upstream);
+        let trial = tokio::spawn(async move {
+            let answer = alone::sign(&boot, item).await;
+            match &answer {
+                Ok(result) if suspects::settles(result) => upstream.suspects.settled(which),
+                Err(PoolError::Lost) => upstream.suspects.lost(which, boot.boot_id),
+                Ok(_) | Err(_) => {}
+            }
+            drop(turn);
+            answer
+        });
+        trial.await.unwrap_or(Err(PoolError::Lost))
     }
 }
 
 // === impl Shared ===
 
 impl Shared {
-    fn replace(&self, change: impl FnOnce(&mut Vec<Arc<Lane>>)) {
+    fn replace(&self, change: impl FnOnce(&mut Lanes<Lane>)) {
         let _guard = self.change.lock().unwrap_or_else(PoisonError::into_inner);
         let mut lanes = self.lanes.load().as_ref().clone();
-        let before = lanes.len();
         change(&mut lanes);
-        let grown = i64::try_from(lanes.len()).unwrap_or(0) - i64::try_from(before).unwrap_or(0);
-        self.metrics.active_conns.inc_by(grown);
         self.lanes.store(Arc::new(lanes));
         self.changed.notify_waiters();
     }
-}
 
-/// Keeps as many connections as asked to the newest boot, and none to an older one.
-async fn supervise(shared: Arc<Shared>, mut boots: BootWatch, connections: usize) {
-    loop {
-        let boot = boots.borrow_and_update().clone();
-        let mut slots = JoinSet::new();
-        if let Some(boot) = boot {
-            for _ in 0..connections {
-                slots.spawn(keep_connected(Arc::clone(&shared), Arc::clone(&boot)));
-            }
-        }
-        let changed = boots.changed().await;
-        slots.shutdown().await;
-        shared.replace(Vec::clear);
-        if changed.is_err() {
-            return;
+    /// Another boot: what was held against the one before does not count.
+    fn boot_began(&self, boot_id: BootId) {
+        let mut last = self.last_boot.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.replace(boot_id) != Some(boot_id) {
+            self.upstream.reset_breaker();
         }
     }
-}
 
-async fn keep_connected(shared: Arc<Shared>, boot: Arc<Boot>) {
-    let mut backoff = Backoff::new(RECONNECT_MIN, RECONNECT_MAX);
-    loop {
-        let ended = match Session::open(&boot.address, boot.boot_id, &boot.token).await {
-            Ok(session) => {
-                backoff.reset();
-                Ok((session.worker_index, serve_lane(&shared, &session, &boot).await))
-            }
-            Err(error) => Err(error),
-        };
-        let wait = backoff.wait(backoff::random());
-        let again_in_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        match ended {
-            Ok((worker_index, reason)) => tracing::info!(
-                boot_id = %boot.boot_id,
-                worker_index,
-                reason,
-                again_in_ms,
-                "sign stream ended"
-            ),
-            Err(error) => tracing::debug!(%error, again_in_ms, "no connection to the enclave"),
-        }
-        tokio::time::sleep(wait).await;
+    fn boot_now(&self) -> Option<BootId> {
+        self.boots.borrow().as_ref().map(|boot| boot.boot_id)
     }
-}
 
-/// Serves a connection until it ends; says why it did.
-async fn serve_lane(shared: &Shared, session: &Session, boot: &Arc<Boot>) -> String {
-    let (queue, receiver) = mpsc::channel(QUEUE_DEPTH_MAX);
-    let lane = Arc::new(Lane {
-        queue,
-        client: session.client.clone(),
-        worker_index: session.worker_index,
-        in_flight: AtomicUsize::new(0),
-        boot: Arc::clone(boot),
-    });
-    shared.replace(|lanes| lanes.push(Arc::clone(&lane)));
-    let ended = stream::run(session.client.clone(), receiver, Arc::clone(&shared.metrics)).await;
-    shared.replace(|lanes| lanes.retain(|other| !Arc::ptr_eq(other, &lane)));
-    shared.metrics.stream_resets.inc();
-    ended.err().map_or_else(|| "ended".to_owned(), |status| status.message().to_owned())
+    fn exhausted(&self, reason: &'static str) {
+        self.counters.exhausted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.upstream.events.exhausted(&self.upstream.enclave_id, self.worker, reason);
+    }
+
+    /// Finds out which connections stand still.
+    fn look(&self) {
+        self.lanes.load().iter().for_each(|lane| lane.look());
+    }
+
+    fn in_flight(&self) -> usize {
+        self.lanes.load().iter().map(|lane| lane.load().in_flight()).sum()
+    }
 }

@@ -70,8 +70,9 @@ impl Router {
         (first, started): (Result<SignResult, PoolError>, Instant),
         metrics: &Metrics,
     ) -> Result<SignResult, Error> {
-        let send = || self.local.sign(item.clone());
-        send_again(&self.budget, metrics, (first, started), send).await.map_err(pool_error)
+        let again =
+            Again { send: || self.local.sign(item.clone()), lost: || self.local.lost(&item) };
+        send_again(&self.budget, metrics, (first, started), again).await.map_err(pool_error)
     }
 
     /// A client for single calls.
@@ -84,8 +85,16 @@ impl Router {
 pub(crate) fn may_be_sent_again(answer: &Result<SignResult, PoolError>) -> bool {
     match answer {
         Ok(result) => result.error == i32::from(ErrorCode::RetryLater),
-        Err(error) => *error == PoolError::Lost,
+        Err(error) => {
+            matches!(error, PoolError::Lost | PoolError::NotSent | PoolError::Suspect)
+        }
     }
+}
+
+/// How one request is sent again, and whom a lost answer is told.
+struct Again<S, L> {
+    send: S,
+    lost: L,
 }
 
 /// Sends again within the bounds of one request and the budget of all.
@@ -93,10 +102,13 @@ async fn send_again<S: Future<Output = Result<SignResult, PoolError>>>(
     budget: &RetryBudget,
     metrics: &Metrics,
     (mut result, started): (S::Output, Instant),
-    send: impl Fn() -> S,
+    again: Again<impl Fn() -> S, impl Fn()>,
 ) -> S::Output {
     let mut sends = 1;
     loop {
+        if result == Err(PoolError::Lost) {
+            (again.lost)();
+        }
         let late = started.elapsed() + RETRY_WAIT > RETRY_TIME_MAX;
         let more = may_be_sent_again(&result) && sends < SENDS_MAX && !late;
         if !more || !budget.spend(Instant::now()) {
@@ -105,7 +117,7 @@ async fn send_again<S: Future<Output = Result<SignResult, PoolError>>>(
         sends += 1;
         metrics.retries.inc();
         tokio::time::sleep(RETRY_WAIT).await;
-        result = send().await;
+        result = (again.send)().await;
     }
 }
 
@@ -113,7 +125,23 @@ async fn send_again<S: Future<Output = Result<SignResult, PoolError>>>(
 pub(crate) fn pool_error(error: PoolError) -> Error {
     match error {
         PoolError::NoEnclave => Error::enclave_unavailable(),
+        PoolError::Shut { retry_after_ms } => Error {
+            retry_after_ms: Some(retry_after_ms),
+            circuit_open: true,
+            ..Error::enclave_unavailable().because("the breaker is shut")
+        },
         PoolError::Lost => Error::enclave_unavailable().because("the connection ended"),
+        PoolError::NotSent => {
+            Error::enclave_unavailable().because("the connection ended before the request went out")
+        }
+        PoolError::Suspect => Error::new(
+            Code::RetryLater,
+            "this request was in flight when an enclave ended, so it is tried alone; send it again",
+        ),
+        PoolError::Quarantined => Error::new(
+            Code::Internal,
+            "enclaves ended while they worked on this request; it is refused for some minutes",
+        ),
         PoolError::Full => {
             Error::new(Code::Overloaded, "as many requests as may wait for the enclave are waiting")
         }
@@ -143,13 +171,15 @@ mod tests {
     async fn sends(requests: u64, answer: Result<SignResult, PoolError>) -> (u64, u64) {
         let (budget, metrics) = (RetryBudget::new(Instant::now()), Metrics::new());
         let count = AtomicU64::new(0);
-        let all = (0..requests).map(|_| {
+        let all = (0..requests).map(|_| async {
             budget.earn();
             count.fetch_add(1, Ordering::Relaxed);
-            send_again(&budget, &metrics, (answer.clone(), Instant::now()), || {
+            let send = || {
                 count.fetch_add(1, Ordering::Relaxed);
                 std::future::ready(answer.clone())
-            })
+            };
+            let again = Again { send, lost: || () };
+            send_again(&budget, &metrics, (answer.clone(), Instant::now()), again).await
         });
         futures_util::future::join_all(all).await;
         (count.into_inner(), metrics.retries.get())
@@ -160,12 +190,28 @@ mod tests {
         let later = SignResult { error: ErrorCode::RetryLater.into(), ..SignResult::default() };
         let locked =
             SignResult { error: ErrorCode::UnlockRequired.into(), ..SignResult::default() };
-        for (answer, once) in [(Ok(later), 3), (Err(PoolError::Lost), 3), (Ok(locked), 1)] {
+        let shut = PoolError::Shut { retry_after_ms: 700 };
+        for (answer, once) in [
+            (Ok(later), 3),
+            (Err(PoolError::Lost), 3),
+            (Err(PoolError::NotSent), 3),
+            (Ok(locked), 1),
+            (Err(shut), 1),
+            (Err(PoolError::Quarantined), 1),
+        ] {
             assert_eq!(sends(1, answer.clone()).await, (once, once - 1));
             let (all, again) = sends(10_000, answer).await;
             assert_eq!(all, 10_000 + again);
             assert!(again <= 1_000 + 510, "{again} retries");
             assert_eq!(again == 0, once == 1);
         }
+    }
+
+    #[test]
+    fn a_shut_breaker_is_said_with_how_long_it_stays_shut() {
+        let error = pool_error(PoolError::Shut { retry_after_ms: 700 });
+        assert_eq!((error.code, error.retry_after_ms), (Code::EnclaveUnavailable, Some(700)));
+        assert!(error.circuit_open);
+        assert!(pool_error(PoolError::Quarantined).retry_after_ms.is_none());
     }
 }

@@ -22,7 +22,7 @@ use crate::ingress::listener::{Bound, bind_all};
 use crate::ingress::{Ingress, Standard};
 use crate::kubernetes::Kubernetes;
 use crate::metrics::Metrics;
-use crate::pool::{BootWatch, Pool};
+use crate::pool::{BootWatch, Pool, Share, Upstream, Wanted};
 use crate::reload::{Reloader, Source};
 use crate::router::membership::{Memberships, follow_file};
 use crate::router::{RetryBudget, Router, Table};
@@ -37,6 +37,8 @@ const CONTROL_THREADS: usize = 2;
 const AUDIT_END_MAX: Duration = Duration::from_secs(1);
 /// The control runtime's own connection to the enclave.
 const CONTROL_CONNECTIONS: usize = 1;
+/// Label `enclave_id` without Kubernetes.
+const LOCAL_ENCLAVE: &str = "local";
 
 /// A running dataplane. Dropping it without [`Server::stop`] leaves its threads running.
 pub struct Server {
@@ -62,6 +64,7 @@ struct Shared {
     /// What is in force.
     live: Arc<Live>,
     boots: BootWatch,
+    upstream: Arc<Upstream>,
     records: Records,
     unlocker: Unlocker,
     births: Arc<BirthVerifier>,
@@ -105,6 +108,7 @@ impl Server {
         let status = StatusWriter::new(&config.keyspaces.0);
         let store = open_store(&config, &status)?;
         let metrics = Arc::new(Metrics::new());
+        let upstream = local_upstream(&config, &metrics);
         let (boots_sender, boots) = watch::channel(None);
         let (stop, stopped) = watch::channel(false);
         let control = Builder::new_multi_thread()
@@ -115,6 +119,7 @@ impl Server {
         let standard = control.block_on(Standard::new())?;
         let shared = Arc::new(Shared {
             boots,
+            upstream,
             records: Records::new(store).counting(metrics.rows_skipped.clone()),
             unlocker: Unlocker::new(&config.unlock, Arc::clone(&metrics)),
             births: Arc::new(BirthVerifier::new(Arc::clone(&trust))),
@@ -204,8 +209,8 @@ fn open_store(config: &Config, status: &StatusWriter) -> anyhow::Result<Arc<dyn 
 }
 
 async fn run_control(shared: Arc<Shared>, attester: Attester, status: StatusWriter, admin: Bound) {
-    let metrics = Arc::clone(&shared.metrics);
-    let pool = Pool::start(shared.boots.clone(), CONTROL_CONNECTIONS, metrics);
+    let wanted = Wanted::Fixed(CONTROL_CONNECTIONS);
+    let pool = Pool::start(shared.boots.clone(), &shared.upstream, wanted);
     let page = Admin {
         metrics: Arc::clone(&shared.metrics),
         status: status.clone(),
@@ -223,6 +228,7 @@ async fn run_control(shared: Arc<Shared>, attester: Attester, status: StatusWrit
         tokio::spawn(follow_keys(Arc::clone(&shared)));
     }
     tokio::spawn(settle_guards(shared.guards.clone(), Arc::clone(&shared.live)));
+    tokio::spawn(settle_pools(Arc::clone(&shared.metrics), Arc::clone(&shared.live)));
     tokio::spawn(shared.standard.clone().follow(status.subscribe(), shared.stop.clone()));
     if let Some(tls) = shared.tls.clone() {
         let metrics = Arc::clone(&shared.metrics);
@@ -279,6 +285,22 @@ async fn follow_keys(shared: Arc<Shared>) {
     Arc::clone(&shared.guards.authenticator).follow_keys(source, every).await;
 }
 
+/// The connections to enclaves follow their settings. What an operator ordered meanwhile holds until
+/// these change.
+async fn settle_pools(metrics: Arc<Metrics>, live: Arc<Live>) {
+    let mut changed = live.subscribe();
+    let mut before = live.load().pool.clone();
+    while changed.changed().await.is_ok() {
+        let settings = live.load().pool.clone();
+        if settings != before {
+            for upstream in metrics.upstreams.find(None) {
+                upstream.configure(settings.clone());
+            }
+        }
+        before = settings;
+    }
+}
+
 /// Signing goes on without the API server, so nothing here ends the process.
 async fn run_kubernetes(
     member: Member,
@@ -306,19 +328,24 @@ fn start_workers(shared: &Arc<Shared>, sockets: Vec<Bound>) -> anyhow::Result<Ve
             .build()?;
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || run_worker(&runtime, &shared, socket, cpu))?;
+            .spawn(move || run_worker(&runtime, &shared, (index, socket), cpu))?;
         threads.push(thread);
     }
     Ok(threads)
 }
 
-fn run_worker(runtime: &Runtime, shared: &Shared, socket: Bound, cpu: Option<usize>) {
+fn run_worker(
+    runtime: &Runtime,
+    shared: &Shared,
+    (index, socket): (usize, Bound),
+    cpu: Option<usize>,
+) {
     if let Some(cpu) = cpu {
         set_affinity(&[cpu]);
     }
     runtime.block_on(async {
-        let connections = shared.config.enclave.connections.div_ceil(shared.workers);
-        let pool = Pool::start(shared.boots.clone(), connections, Arc::clone(&shared.metrics));
+        let wanted = Wanted::Share(Share { index, of: shared.workers });
+        let pool = Pool::start(shared.boots.clone(), &shared.upstream, wanted);
         let app = shared.app(pool);
         let ingress = Arc::new(Ingress::new(
             Arc::new(app),
@@ -331,6 +358,14 @@ fn run_worker(runtime: &Runtime, shared: &Shared, socket: Bound, cpu: Option<usi
             Err(error) => tracing::error!(%error, "public listener"),
         }
     });
+}
+
+/// The node's own enclave, by the slot that it fills.
+fn local_upstream(config: &Config, metrics: &Metrics) -> Arc<Upstream> {
+    let slot = config.member.as_ref().map_or(LOCAL_ENCLAVE, |member| &member.allocation);
+    let upstream = Arc::new(Upstream::new(slot, config.pool.clone()));
+    metrics.upstreams.add(&upstream);
+    upstream
 }
 
 fn worker_count(config: &Config) -> usize {

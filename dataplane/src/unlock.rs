@@ -269,7 +269,8 @@ impl Shared {
     fn show(&self, state: &State) {
         let depth = i64::try_from(state.queue.depth()).unwrap_or(i64::MAX);
         self.metrics.unlock_queue_depth.set(depth);
-        self.metrics.breaker_state.get_or_create(&[("upstream", "kms")]).set(state.breaker.gauge());
+        let labels = vec![("upstream", "kms".to_owned())];
+        self.metrics.breaker_state.get_or_create(&labels).set(state.breaker.gauge());
     }
 
     /// Reports a job's end to breaker and queue; gives the rounds that failed.

@@ -48,6 +48,7 @@ pub fn load(
         listeners: section(&mut root, "listeners", &mut errors),
         workers: section(&mut root, "workers", &mut errors),
         enclave: section(&mut root, "enclave", &mut errors),
+        pool: section(&mut root, "pool", &mut errors),
         kms: section(&mut root, "kms", &mut errors),
         keyspaces: section(&mut root, "keyspaces", &mut errors),
         store: section(&mut root, "store", &mut errors),

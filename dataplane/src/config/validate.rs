@@ -7,8 +7,6 @@ use super::{Config, ListenAddress, Measurement};
 const PCR_HEX_DIGITS: usize = 96;
 /// Keyspaces of one member; each has its own DEKs to unlock at every boot.
 const KEYSPACES_MAX: usize = 256;
-/// Connections to one enclave (row S2a).
-const CONNECTIONS_MAX: usize = 32;
 const WORKERS_MAX: usize = 256;
 
 impl Config {
@@ -17,6 +15,7 @@ impl Config {
         self.validate_enclave(errors);
         self.validate_kms(errors);
         self.validate_keyspaces(errors);
+        self.pool.validate(errors);
         self.cache.validate(errors);
         self.admission.validate(errors);
         self.auth.tokens.validate(self.member.as_ref(), errors);
@@ -29,7 +28,6 @@ impl Config {
             }
         };
         bound("workers", self.workers, 0, WORKERS_MAX);
-        bound("enclave.connections", self.enclave.connections, 1, CONNECTIONS_MAX);
         bound("limits.bodyBytesMax", self.limits.body_bytes_max, 1_024, 1 << 20);
         self.store.validate(errors);
         if self.limits.request_timeout_ms == 0 {

@@ -389,6 +389,9 @@ pub(super) fn refuse(error: &Error, request_id: &str) -> Status {
         insert(&mut metadata, "retry_after_ms", &hint.to_string());
         insert(&mut metadata, "grpc-retry-pushback-ms", &hint.to_string());
     }
+    if error.circuit_open {
+        insert(&mut metadata, "x-circuit-breaker", "open");
+    }
     if let Some(id) = &error.unlock_request_id {
         insert(&mut metadata, "x-unlock-request-id", id);
     }

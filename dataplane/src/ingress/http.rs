@@ -311,6 +311,9 @@ pub(crate) fn refuse(error: &Error, request_id: &str) -> Response<Full<Bytes>> {
     if let Some(Ok(id)) = error.unlock_request_id.as_deref().map(HeaderValue::from_str) {
         headers.insert("x-unlock-request-id", id);
     }
+    if error.circuit_open {
+        headers.insert("x-circuit-breaker", HeaderValue::from_static("open"));
+    }
     if status == StatusCode::METHOD_NOT_ALLOWED {
         let allowed = if error.detail.contains("POST") { "POST" } else { "GET" };
         headers.insert(ALLOW, HeaderValue::from_static(allowed));
@@ -380,6 +383,7 @@ mod tests {
         let error = Error {
             retry_after_ms: Some(150),
             unlock_request_id: Some("u-7".to_owned()),
+            circuit_open: true,
             ..Error::new(Code::UnlockRequired, "locked")
         };
         let response = refuse(&error, "r");
@@ -388,6 +392,7 @@ mod tests {
         assert_eq!(header("retry-after"), "1");
         assert_eq!(header("retry-after-ms"), "150");
         assert_eq!(header("x-unlock-request-id"), "u-7");
+        assert_eq!(header("x-circuit-breaker"), "open");
         assert_eq!(header("content-type"), "application/problem+json");
         let response = refuse(&Error::invalid("method", "POST only").with_http_status(405), "r");
         assert_eq!(response.headers()["allow"], "POST");

@@ -18,7 +18,7 @@ use crate::attest::{BirthVerifier, Trust};
 use crate::config::live::Live;
 use crate::config::{Audit, AuditOutput, Config, ListenAddress, Unlock};
 use crate::metrics::Metrics;
-use crate::pool::{Boot, Pool};
+use crate::pool::{Boot, Pool, Upstream, Wanted};
 use crate::router::{RetryBudget, Router};
 use crate::store::{EmbeddedStore, Records, Store};
 use crate::unlock::Unlocker;
@@ -64,6 +64,7 @@ impl Bench {
         let quiet = Audit { output: AuditOutput::Off };
         let config = Config { audit: quiet, ..config.clone() };
         let guards = Guards::new(&config, &metrics).unwrap();
+        let upstream = Arc::new(Upstream::new("test", crate::config::Pool::default()));
         let trust = Trust {
             root: TrustRoot::aws(),
             images: PcrAllowList::default(),
@@ -71,7 +72,7 @@ impl Bench {
         };
         let app = App::new(
             Router::new(
-                Pool::start(watched, 1, Arc::clone(&metrics)),
+                Pool::start(watched, &upstream, Wanted::Fixed(1)),
                 Arc::new(RetryBudget::new(Instant::now())),
             ),
             Records::new(store),

@@ -1,12 +1,15 @@
 //! The rules of `config/prometheus` against the metrics of this process.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_yaml_ng::Value;
 use sigil_enclave_protocol::v1::{Histogram, KeyspaceStats, StatsReply, WorkerStats};
 
 use super::{Method, Metrics, Phase, ReloadResult, by_keyspace};
+use crate::config::Pool;
+use crate::pool::Upstream;
 use crate::status::KmsErrorClass;
 
 /// Words of expressions that are no metrics.
@@ -35,6 +38,7 @@ fn scrape() -> String {
     metrics.unlock_retry.get_or_create(&by_keyspace("k")).inc();
     metrics.reloaded(ReloadResult::Refused, 0);
     metrics.rng_source("nsm-hwrng");
+    metrics.upstreams.add(&Arc::new(Upstream::new("e", Pool::default())));
     let latency = Some(Histogram { upper_bounds: vec![1], counts: vec![1, 0], sum: 1 });
     let keyspace = KeyspaceStats { rehydrate_latency_us: latency, ..KeyspaceStats::default() };
     let worker = WorkerStats { sign_cpu_us: Some(Histogram::default()), ..WorkerStats::default() };
@@ -78,15 +82,13 @@ fn names(expression: &str) -> BTreeSet<String> {
 
 #[test]
 fn rules_read_metrics_that_this_process_has() {
-    let rules: Value =
-        serde_yaml_ng::from_str(include_str!("../../../config/prometheus/dataplane.rules.yaml"))
-            .unwrap();
-    let rules: Vec<_> = rules["groups"]
-        .as_sequence()
-        .unwrap()
-        .iter()
-        .flat_map(|group| group["rules"].as_sequence().unwrap())
-        .collect();
+    let files = [
+        include_str!("../../../config/prometheus/dataplane.rules.yaml"),
+        include_str!("../../../config/prometheus/pool.rules.yaml"),
+    ];
+    let files = files.map(|text| serde_yaml_ng::from_str::<Value>(text).unwrap());
+    let groups = files.iter().flat_map(|file| file["groups"].as_sequence().unwrap());
+    let rules: Vec<_> = groups.flat_map(|group| group["rules"].as_sequence().unwrap()).collect();
     let recorded: BTreeSet<_> = rules.iter().filter_map(|rule| rule["record"].as_str()).collect();
     let scrape = scrape();
     let mut seen = BTreeSet::new();

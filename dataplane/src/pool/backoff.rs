@@ -29,6 +29,11 @@ impl Backoff {
     pub(crate) fn reset(&mut self) {
         self.next = self.min;
     }
+
+    /// The next wait is a longest one.
+    pub(crate) fn exhaust(&mut self) {
+        self.next = self.max;
+    }
 }
 
 /// Uniform in 0..1, for jitter; a generator that fails gives the middle.

@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 use sigil_enclave_protocol::v1::SignResult;
 use tokio::sync::mpsc;
 
-use super::{Permit, PoolError};
+use super::PoolError;
+use super::lane::Permit;
 
 /// A request's number in its group, and its answer or why there is none.
 pub(crate) type Answer = (u64, Result<SignResult, PoolError>);

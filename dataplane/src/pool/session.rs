@@ -15,10 +15,16 @@ use sigil_enclave_protocol::v1::enclave_client::EnclaveClient;
 use tokio::task::JoinHandle;
 
 use super::transport::EnclaveStream;
+use crate::config;
 
-/// Row S2a.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pings on a connection, with and without streams (row S2a).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keepalive {
+    /// Time between them; none: none are sent.
+    interval: Option<Duration>,
+    /// Longest wait for the answer to one.
+    timeout: Duration,
+}
 
 /// The generated client over one connection.
 pub(crate) type Client = EnclaveClient<Http2>;
@@ -49,6 +55,20 @@ pub(crate) enum SessionError {
     OtherBoot(BootId),
 }
 
+// === impl Keepalive ===
+
+impl Keepalive {
+    /// For connections of a moment.
+    pub(crate) const NONE: Self = Self { interval: None, timeout: Duration::from_secs(10) };
+}
+
+impl From<&config::Pool> for Keepalive {
+    fn from(settings: &config::Pool) -> Self {
+        let timeout = Duration::from_millis(settings.keepalive_timeout_ms);
+        Self { interval: settings.keepalive_interval(), timeout }
+    }
+}
+
 // === impl Session ===
 
 impl Session {
@@ -57,6 +77,7 @@ impl Session {
         address: &EnclaveAddress,
         boot_id: BootId,
         token: &ClaimToken,
+        keepalive: Keepalive,
     ) -> Result<Self, SessionError> {
         let mut stream = EnclaveStream::connect(address).await?;
         let accepted = connect(&mut stream, Purpose::Rpc, token).await?;
@@ -65,8 +86,8 @@ impl Session {
         }
         let (sender, connection) = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_interval(keepalive.interval)
+            .keep_alive_timeout(keepalive.timeout)
             .keep_alive_while_idle(true)
             // As many as the enclave will say; until it has, more would be refused.
             .initial_max_send_streams(STREAMS_PER_CONNECTION_MAX as usize)

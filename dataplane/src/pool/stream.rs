@@ -6,6 +6,7 @@
 //! floods of small DATA frames: half the window, at 256 bytes for each frame that is not read).
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -13,11 +14,13 @@ use futures_core::Stream;
 use sigil_enclave_protocol::bounds::{BATCH_ITEMS_MAX, QUEUED_ITEMS_MAX, WINDOW_BYTES};
 use sigil_enclave_protocol::v1::{SignBatch, SignItem, SignResult};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, Sleep, sleep};
 
-use super::PoolError;
+use super::counters::Counters;
 use super::group::Member;
+use super::lane::Permit;
 use super::session::Client;
-use crate::metrics::Metrics;
+use super::{PoolError, Upstream};
 
 /// Requests that may wait for one connection: 32 batches, about 16 ms of one worker.
 pub(super) const QUEUE_DEPTH_MAX: usize = 1_024;
@@ -35,12 +38,14 @@ const _: () = assert!(
 pub(super) struct Job {
     pub(super) item: SignItem,
     pub(super) reply: Reply,
+    /// When a connection was asked for, if this one is timed.
+    pub(super) asked: Option<Instant>,
 }
 
 /// Who waits for an answer. Dropping it tells them that the connection is lost.
 pub(super) enum Reply {
     /// A task of its own.
-    One(oneshot::Sender<SignResult>),
+    One(oneshot::Sender<Result<SignResult, PoolError>>, Permit),
     /// A task that waits for others too.
     Member(Member),
 }
@@ -56,39 +61,57 @@ struct InFlight {
     free: Vec<u32>,
 }
 
+/// What a stream tells others of.
+pub(super) struct Wiring {
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) counters: Arc<Counters>,
+    /// Messages that were answered.
+    pub(super) answered: Arc<AtomicU64>,
+}
+
+/// Leaves nobody without an answer, however the stream ends.
+struct Clear(Arc<Mutex<InFlight>>);
+
 /// The outbound half.
 struct Outbound {
     queue: mpsc::Receiver<Job>,
     in_flight: Arc<Mutex<InFlight>>,
     jobs: Vec<Job>,
-    metrics: Arc<Metrics>,
+    upstream: Arc<Upstream>,
+    counters: Arc<Counters>,
+    /// For a message that waits for more.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// Runs the stream until it ends. Every caller without an answer then learns that it is lost.
 pub(super) async fn run(
     mut client: Client,
     queue: mpsc::Receiver<Job>,
-    metrics: Arc<Metrics>,
+    wiring: Wiring,
 ) -> Result<(), tonic::Status> {
     let in_flight = Arc::new(Mutex::new(InFlight::default()));
+    let clear = Clear(Arc::clone(&in_flight));
     let outbound = Outbound {
         queue,
-        in_flight: Arc::clone(&in_flight),
+        in_flight,
         jobs: Vec::with_capacity(BATCH_ITEMS_MAX),
-        metrics,
+        upstream: Arc::clone(&wiring.upstream),
+        counters: Arc::clone(&wiring.counters),
+        timer: None,
     };
-    let result = exchange(&mut client, outbound, &in_flight).await;
-    *lock(&in_flight) = InFlight::default();
-    result
+    exchange(&mut client, outbound, &clear.0, &wiring).await
 }
 
 async fn exchange(
     client: &mut Client,
     outbound: Outbound,
     in_flight: &Mutex<InFlight>,
+    wiring: &Wiring,
 ) -> Result<(), tonic::Status> {
     let mut inbound = client.sign(outbound).await?.into_inner();
     while let Some(batch) = inbound.message().await? {
+        wiring.answered.fetch_add(1, Ordering::Relaxed);
+        wiring.upstream.answered();
         let mut in_flight = lock(in_flight);
         in_flight.answered();
         for result in batch.results {
@@ -111,8 +134,7 @@ impl Reply {
     /// A caller whose deadline passed is gone; the answer is dropped.
     pub(super) fn answer(self, answer: Result<SignResult, PoolError>) {
         match (self, answer) {
-            (Self::One(caller), Ok(result)) => drop(caller.send(result)),
-            (Self::One(_), Err(_)) => {}
+            (Self::One(caller, _permit), answer) => drop(caller.send(answer)),
             (Self::Member(caller), answer) => caller.answer(answer),
         }
     }
@@ -154,28 +176,89 @@ impl InFlight {
     }
 }
 
+// === impl Clear ===
+
+impl Drop for Clear {
+    fn drop(&mut self) {
+        let callers = std::mem::take(&mut *lock(&self.0));
+        drop(callers);
+    }
+}
+
 // === impl Outbound ===
+
+impl Outbound {
+    /// What goes in one message: all that is queued, unless a setting has it wait for more.
+    fn poll_jobs(&mut self, cx: &mut Context<'_>, idle: bool) -> Poll<usize> {
+        let items_max = self.upstream.batching.items_max();
+        let Some(wait) = self.upstream.batching.wait() else {
+            let room = items_max.saturating_sub(self.jobs.len());
+            return match self.queue.poll_recv_many(cx, &mut self.jobs, room) {
+                // What waited goes with the others, or alone.
+                Poll::Pending if !self.jobs.is_empty() => Poll::Ready(self.jobs.len()),
+                Poll::Ready(_) => Poll::Ready(self.jobs.len()),
+                Poll::Pending => Poll::Pending,
+            };
+        };
+        while self.jobs.len() < items_max {
+            let room = items_max - self.jobs.len();
+            match self.queue.poll_recv_many(cx, &mut self.jobs, room) {
+                Poll::Ready(0) => return Poll::Ready(self.jobs.len()),
+                Poll::Ready(_) => {}
+                Poll::Pending if self.jobs.is_empty() => return Poll::Pending,
+                Poll::Pending if idle => break,
+                Poll::Pending => {
+                    let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(wait)));
+                    ready!(timer.as_mut().poll(cx));
+                    break;
+                }
+            }
+        }
+        self.timer = None;
+        Poll::Ready(self.jobs.len())
+    }
+
+    fn count(&self) {
+        self.counters.batch.observe(self.jobs.len() as u64);
+        for asked in self.jobs.iter().filter_map(|job| job.asked) {
+            let took_us = asked.elapsed().as_micros();
+            self.counters.acquire_us.observe(u64::try_from(took_us).unwrap_or(u64::MAX));
+        }
+    }
+}
 
 impl Stream for Outbound {
     type Item = SignBatch;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<SignBatch>> {
         let this = self.get_mut();
+        let idle = {
+            let mut in_flight = lock(&this.in_flight);
+            ready!(in_flight.poll_room(cx));
+            in_flight.messages == 0
+        };
+        if ready!(this.poll_jobs(cx, idle)) == 0 {
+            return Poll::Ready(None);
+        }
+        this.count();
         let mut in_flight = lock(&this.in_flight);
-        ready!(in_flight.poll_room(cx));
-        match ready!(this.queue.poll_recv_many(cx, &mut this.jobs, BATCH_ITEMS_MAX)) {
-            0 => Poll::Ready(None),
-            count => {
-                in_flight.messages += 1;
-                this.metrics.boundary_crossings.inc();
-                #[allow(clippy::cast_precision_loss, reason = "at most 32")]
-                this.metrics.batch_size.observe(count as f64);
-                let tagged = this.jobs.drain(..).map(|Job { mut item, reply }| {
-                    item.tag = in_flight.put(reply);
-                    item
-                });
-                Poll::Ready(Some(SignBatch { items: tagged.collect() }))
-            }
+        in_flight.messages += 1;
+        let tagged = this.jobs.drain(..).map(|Job { mut item, reply, .. }| {
+            item.tag = in_flight.put(reply);
+            item
+        });
+        Poll::Ready(Some(SignBatch { items: tagged.collect() }))
+    }
+}
+
+impl Drop for Outbound {
+    /// What never went out may be sent again, whatever became of the enclave.
+    fn drop(&mut self) {
+        self.queue.close();
+        let waited = self.jobs.drain(..);
+        let queued = std::iter::from_fn(|| self.queue.try_recv().ok());
+        for job in waited.chain(queued) {
+            job.reply.answer(Err(PoolError::NotSent));
         }
     }
 }
@@ -183,23 +266,35 @@ impl Stream for Outbound {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
     use futures_util::StreamExt;
 
+    fn job() -> (Job, oneshot::Receiver<Result<SignResult, PoolError>>) {
+        let (sender, answer) = oneshot::channel();
+        let reply = Reply::One(sender, Permit::of_nobody());
+        (Job { item: SignItem::default(), reply, asked: None }, answer)
+    }
+
     fn caller() -> Reply {
-        Reply::One(oneshot::channel().0)
+        job().0.reply
+    }
+
+    fn outbound_with(settings: config::Pool) -> (mpsc::Sender<Job>, Outbound) {
+        let (sender, queue) = mpsc::channel(QUEUE_DEPTH_MAX);
+        let upstream = Arc::new(Upstream::new("e", settings));
+        let (in_flight, counters) = (Arc::default(), upstream.counters());
+        (sender, Outbound { queue, in_flight, jobs: Vec::new(), upstream, counters, timer: None })
     }
 
     fn outbound() -> (mpsc::Sender<Job>, Outbound) {
-        let (sender, queue) = mpsc::channel(QUEUE_DEPTH_MAX);
-        let (in_flight, metrics) = (Arc::default(), Arc::new(Metrics::new()));
-        (sender, Outbound { queue, in_flight, jobs: Vec::new(), metrics })
+        outbound_with(config::Pool::default())
     }
 
     #[tokio::test]
     async fn what_is_queued_goes_together_and_at_most_32_at_once() {
         let (sender, mut outbound) = outbound();
         for _ in 0..40 {
-            sender.try_send(Job { item: SignItem::default(), reply: caller() }).ok().unwrap();
+            sender.try_send(job().0).ok().unwrap();
         }
         let first = outbound.next().await.unwrap();
         let second = outbound.next().await.unwrap();
@@ -218,7 +313,7 @@ mod tests {
         let (sender, mut outbound) = outbound();
         let in_flight = Arc::clone(&outbound.in_flight);
         let send = || {
-            sender.try_send(Job { item: SignItem::default(), reply: caller() }).ok().unwrap();
+            sender.try_send(job().0).ok().unwrap();
         };
         for _ in 0..MESSAGES_MAX {
             send();
@@ -240,5 +335,59 @@ mod tests {
         assert!(in_flight.take(tag).is_some());
         assert!(in_flight.take(tag).is_none(), "an answer counts once");
         assert_eq!(in_flight.put(caller()), tag);
+    }
+
+    #[tokio::test]
+    async fn batching_off_is_one_digest_a_message() {
+        let (sender, mut outbound) =
+            outbound_with(config::Pool { max_batch: 1, ..Default::default() });
+        for _ in 0..3 {
+            sender.try_send(job().0).ok().unwrap();
+        }
+        for _ in 0..3 {
+            assert_eq!(outbound.next().await.unwrap().items.len(), 1);
+        }
+        assert_eq!(outbound.counters.batch.read().0[0], 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_a_wait_an_idle_stream_sends_at_once_and_a_busy_one_gathers_for_that_long() {
+        let settings = config::Pool { no_wait: false, max_wait_ms: 2, ..Default::default() };
+        let (sender, mut outbound) = outbound_with(settings);
+        let send = |count: usize| {
+            (0..count).for_each(|_| sender.try_send(job().0).ok().unwrap());
+        };
+        let start = Instant::now();
+        send(1);
+        assert_eq!(outbound.next().await.unwrap().items.len(), 1);
+        assert_eq!(start.elapsed().as_millis(), 0, "nothing was under way");
+        send(3);
+        assert_eq!(outbound.next().await.unwrap().items.len(), 3);
+        assert_eq!(start.elapsed().as_millis(), 2);
+        send(40);
+        assert_eq!(outbound.next().await.unwrap().items.len(), 32);
+        assert_eq!(start.elapsed().as_millis(), 2, "a full one does not wait");
+        assert_eq!(outbound.next().await.unwrap().items.len(), 8);
+        // The bypass, while one waits.
+        send(2);
+        assert!(futures_util::poll!(outbound.next()).is_pending());
+        outbound.upstream.configure(config::Pool::default());
+        assert_eq!(outbound.next().await.unwrap().items.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_is_lost_and_what_was_not_is_not() {
+        let (sender, mut outbound) =
+            outbound_with(config::Pool { max_batch: 1, ..Default::default() });
+        let (first, sent) = job();
+        let (second, waiting) = job();
+        sender.try_send(first).ok().unwrap();
+        sender.try_send(second).ok().unwrap();
+        outbound.next().await.unwrap();
+        let clear = Clear(Arc::clone(&outbound.in_flight));
+        drop(outbound);
+        drop(clear);
+        assert_eq!(waiting.await.unwrap(), Err(PoolError::NotSent));
+        assert!(sent.await.is_err(), "lost");
     }
 }

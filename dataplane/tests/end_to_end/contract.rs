@@ -198,7 +198,7 @@ async fn probes_metrics_and_status_say_what_is() {
     assert_eq!(status["keyspaces"]["default"]["unlocked"], true);
     let created = r#"http_grpc_requests_total{method="create",code="2xx"}"#;
     assert!(bench.metric(created).await >= 1.0);
-    assert!(bench.metric("active_conns").await >= 2.0);
+    assert!(bench.pool_metric("active_conns").await >= 2.0);
 }
 
 #[tokio::test]
@@ -232,7 +232,7 @@ async fn concurrent_signatures_share_messages_to_the_enclave() {
     let created = bench.create(&json!({})).await;
     bench.assert_signs(&created).await;
     bench.every_keyspace_tested().await;
-    let before = bench.metric("boundary_crossings_total").await;
+    let before = bench.pool_metric("boundary_crossings_total").await;
     // Together: how many are there at once is not left to how fast the machine runs their sender.
     let grpc = bench.grpc_gathered(SIGNATURES.into()).await;
     let calls = (0..SIGNATURES).map(|n| {
@@ -248,7 +248,7 @@ async fn concurrent_signatures_share_messages_to_the_enclave() {
     // Deterministic: the same digest has the same signature, whatever batch it was in.
     assert_eq!(signed[0].signature, signed[256].signature);
     assert_ne!(signed[0].signature, signed[1].signature);
-    let messages = bench.metric("boundary_crossings_total").await - before;
+    let messages = bench.pool_metric("boundary_crossings_total").await - before;
     // 80 % fewer than one for each.
     assert!(
         messages * 5.0 <= f64::from(SIGNATURES),

@@ -271,7 +271,7 @@ async fn a_cut_connection_is_tried_again_within_30_ms_and_requests_go_on() {
     for line in &ended {
         assert!((20..=30).contains(&line["again_in_ms"].as_u64().unwrap()), "{line}");
     }
-    assert!(bench.metric("grpc_stream_resets_total").await >= 5.0);
+    assert!(bench.pool_metric("grpc_stream_resets_total").await >= 5.0);
     assert_eq!(bench.status().await["running"], true, "the boot was never given up");
 }
 

@@ -10,6 +10,7 @@ mod contract;
 mod crash;
 mod exhaustion;
 mod faults;
+mod pool;
 mod several;
 mod shared;
 mod support;

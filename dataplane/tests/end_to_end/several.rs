@@ -93,9 +93,9 @@ async fn a_batch_travels_in_full_messages_and_has_a_bound() {
     let of = |count: u16| v1::SignBatchRequest {
         requests: (0..count).map(|n| request(key_id, [n.to_be_bytes(); 16].concat())).collect(),
     };
-    let before = bench.metric("boundary_crossings_total").await;
+    let before = bench.pool_metric("boundary_crossings_total").await;
     let answer = grpc.sign_batch(of(256)).await.unwrap().into_inner();
-    let messages = bench.metric("boundary_crossings_total").await - before;
+    let messages = bench.pool_metric("boundary_crossings_total").await - before;
     assert!((8.0..=12.0).contains(&messages), "{messages} messages for 256 digests");
     let mut signatures: Vec<_> =
         answer.results.into_iter().map(|result| signature(Some(result)).unwrap()).collect();

@@ -23,6 +23,12 @@ use tokio::time::{Instant, interval};
 /// Longest wait for anything; generous, since machines of tests are shared.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What tests of the pool need.
+mod cable;
+
+pub(crate) use cable::{Cable, while_running};
+pub(crate) use process::kill_child_of;
+
 /// Asks until there is an answer. Panics with `what` when patience ends.
 pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;

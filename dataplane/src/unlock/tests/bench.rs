@@ -33,7 +33,7 @@ use crate::attest::{BirthVerifier, Trust};
 use crate::config::{Audit, AuditOutput, Config, Kms, Unlock};
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::pool::{Boot, Pool};
+use crate::pool::{Boot, Pool, Upstream, Wanted};
 use crate::router::{RetryBudget, Router};
 use crate::status::KmsErrorClass;
 use crate::store::{CurrentRecord, EmbeddedStore, Records, Store, Table};
@@ -103,7 +103,8 @@ impl Bench {
         let boot =
             Arc::new(Boot { boot_id, address, token, pcr0: self.image.pcr0, trusted: false });
         let (sender, boots) = watch::channel(Some(Arc::clone(&boot)));
-        let pool = Pool::start(boots, 1, Arc::new(Metrics::new()));
+        let upstream = Arc::new(Upstream::new("test", crate::config::Pool::default()));
+        let pool = Pool::start(boots, &upstream, Wanted::Fixed(1));
         let worker = self.worker(pool.clone());
         Member { running, boot, pool, worker, boots: sender }
     }

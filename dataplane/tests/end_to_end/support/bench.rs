@@ -21,6 +21,8 @@ use super::{PATIENCE, eventually};
 /// What a test may want different.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
+    /// Settings of the connections to the enclave.
+    pub(crate) pool: &'static str,
     /// How the KMS is wrong from the start.
     pub(crate) fault: FaultMode,
     /// The measurements that the dataplane allows are others.
@@ -38,6 +40,7 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            pool: "min: 2, max: 4",
             fault: FaultMode::Off,
             other_image: false,
             cable: false,
@@ -225,6 +228,11 @@ impl Bench {
         self.admin("GET", "/debug/status").await.unwrap().json()
     }
 
+    /// A metric of the connections to the enclave.
+    pub(crate) async fn pool_metric(&self, name: &str) -> f64 {
+        self.metric(&format!("{name}{{enclave_id=\"local\"}}")).await
+    }
+
     /// A metric's value, 0 if it is absent.
     pub(crate) async fn metric(&self, line: &str) -> f64 {
         let text = self.admin("GET", "/metrics").await.unwrap().body;
@@ -322,6 +330,7 @@ fn config(
     measurements: &Measurements,
     settings: &Settings,
 ) -> String {
+    let pool = settings.pool;
     let folder = folder.display();
     let embedded = || format!("{{embedded: {{path: {folder}/store}}}}");
     let store = settings.store.clone().unwrap_or_else(embedded);
@@ -331,8 +340,9 @@ fn config(
     format!(
         "listeners: {{public: 'unix:{folder}/public.sock', admin: 'unix:{folder}/admin.sock'}}\n\
          workers: 1\n\
+         pool: {{{pool}}}\n\
          enclave:\n  handoff: {folder}/{handoff}\n  attestationRoot: {folder}/root.der\n  \
-         connections: 2\n  measurements: [{{pcr0: '{}', pcr1: '{}', pcr2: '{}'}}]\n\
+         measurements: [{{pcr0: '{}', pcr1: '{}', pcr2: '{}'}}]\n\
          kms: {{region: {}, keyArn: '{}', address: '{}'}}\n\
          keyspaces: [default, payments]\n\
          store: {store}\n\

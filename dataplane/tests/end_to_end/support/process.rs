@@ -57,12 +57,16 @@ impl Process {
 
     /// Kills its first child: the enclave is one of the launcher's.
     pub(crate) fn kill_child(&self) {
-        let id = self.id();
-        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
-        let child = children.split_whitespace().next().expect("it has a child").parse().unwrap();
-        let child = rustix::process::Pid::from_raw(child).unwrap();
-        rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
+        kill_child_of(self.id());
     }
+}
+
+/// Kills the first child of process `id`.
+pub(crate) fn kill_child_of(id: u32) {
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    let child = children.split_whitespace().next().expect("it has a child").parse().unwrap();
+    let child = rustix::process::Pid::from_raw(child).unwrap();
+    rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
 }
 
 impl Process {
