@@ -69,6 +69,11 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// `SignStream`s at once of one worker. Each may hold 256 requests, [`STREAM_WINDOW_BYTES`] of others and
 /// [`SEND_BYTES_MAX`] of answers.
 const SIGN_STREAMS_MAX: usize = 256;
+/// `SignStream`s at once of one connection. HTTP/2 ends a connection on which more small frames wait than
+/// a budget allows: half of [`CONNECTION_WINDOW_BYTES`], from which each frame takes what it lacks to 256
+/// bytes. A request has 85 or more, so a stream that fills its window takes 132 KiB at most while nothing
+/// of it is read: three fit, with room for the requests beside them.
+const SIGN_STREAMS_PER_CONNECTION_MAX: u32 = 3;
 /// Time that requests in flight have when the process ends.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 

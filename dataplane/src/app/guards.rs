@@ -32,6 +32,11 @@ impl Guards {
     pub(crate) fn new(config: &Config, metrics: &Arc<Metrics>) -> std::io::Result<Self> {
         let admission = Arc::new(Limiter::new(&config.admission));
         metrics.limiters.show("ingress", Arc::clone(&admission));
+        if config.authenticates() && config.access.0.is_empty() {
+            tracing::warn!(
+                "callers prove who they are and no rule of `access` lets them do anything"
+            );
+        }
         let access = Arc::new(Access::new(config));
         let authenticator = Authenticator::new(config, Arc::clone(&access), Arc::clone(metrics));
         let audit = Arc::new(AuditTrail::start(&config.audit, metrics)?);

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::config::{Auth, Tokens};
 
 mod cluster;
 
@@ -138,4 +139,73 @@ fn a_set_of_keys_is_read_strictly() {
     // An RSA key that is too short to be one.
     let weak = json!({"keys": [{"kty": "RSA", "kid": "a", "n": text([0xff; 128]), "e": "AQAB"}]});
     assert!(KeySet::parse(weak.to_string().as_bytes()).is_err());
+}
+
+/// Who takes tokens and knows no key yet, and the file that its keys will be in.
+fn authenticator(folder: &std::path::Path) -> (Arc<Authenticator>, Arc<Metrics>, Source) {
+    let tokens = Tokens {
+        enabled: true,
+        issuer: ISSUER.to_owned(),
+        audience: Some(AUDIENCE.to_owned()),
+        ..Tokens::default()
+    };
+    let config = Config { auth: Auth { tokens }, ..Config::default() };
+    let metrics = Arc::new(Metrics::new());
+    let access = Arc::new(Access::new(&config));
+    let authenticator = Authenticator::new(&config, access, Arc::clone(&metrics));
+    (Arc::new(authenticator), metrics, Source::File(folder.join("jwks.json")))
+}
+
+/// Who asks with this header, without anything remembered.
+fn asks(authenticator: &Authenticator, authorization: Option<&str>) -> Result<String, Code> {
+    let mut headers = HeaderMap::new();
+    if let Some(value) = authorization {
+        headers.insert(AUTHORIZATION, value.parse().unwrap());
+    }
+    let known = (&Remembered::default(), &CallerCache::default());
+    let caller = authenticator.caller(&headers, &Peer::Loopback, known);
+    caller.map(|caller| caller.name().to_owned()).map_err(|error| error.code)
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..1_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("not in time: {what}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_good_keys_stay_and_an_unknown_one_asks_for_a_look() {
+    let folder = tempfile::tempdir().unwrap();
+    let (authenticator, metrics, source) = authenticator(folder.path());
+    let cluster = Cluster::new();
+    let good = format!("Bearer {}", cluster.good("web", unix_now()));
+    let unknown = json!({"alg": "ES256", "kid": "ec-2"});
+    let unknown = format!("Bearer {}", cluster.token(&unknown, &payload("web", unix_now())));
+
+    assert_eq!(asks(&authenticator, Some(&good)), Err(Code::RetryLater), "no keys yet");
+    tokio::spawn(Arc::clone(&authenticator).follow_keys(source, Duration::from_hours(1)));
+    let read = |result: &str| {
+        let line = format!("auth_keys_read_total{{result=\"{result}\"}} ");
+        let text = metrics.encode();
+        text.lines().find_map(|found| found.strip_prefix(&line)?.parse().ok()).unwrap_or(0_u64)
+    };
+    until("a look at a file that is not there", || read("failed") > 0).await;
+    std::fs::write(folder.path().join("jwks.json"), cluster.jwks()).unwrap();
+    let web = Ok("serviceAccount:shop/web".to_owned());
+    until("the keys", || asks(&authenticator, Some(&good)) == web).await;
+
+    std::fs::write(folder.path().join("jwks.json"), "broken").unwrap();
+    let failed = read("failed");
+    assert_eq!(asks(&authenticator, Some(&unknown)), Err(Code::Unauthenticated));
+    until("another look", || read("failed") > failed).await;
+    assert_eq!(asks(&authenticator, Some(&good)), web, "the last good keys");
+    assert_eq!(asks(&authenticator, Some(&good.replace("Bearer", "bearer"))), web);
+    for wrong in [None, Some("Basic YTpi"), Some("Bearer"), Some("")] {
+        assert_eq!(asks(&authenticator, wrong), Err(Code::Unauthenticated), "{wrong:?}");
+    }
+    assert!(metrics.encode().contains("auth_refused_total{reason=\"unknown_key\"} 1"));
 }

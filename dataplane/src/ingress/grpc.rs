@@ -12,6 +12,7 @@ use tonic::body::Body;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::SIGN_STREAMS_PER_CONNECTION_MAX;
 use super::idle::Connection;
 use super::request_id;
 use super::sign_stream::{Answers, Opened};
@@ -255,11 +256,18 @@ impl SignerService for Face {
             let place = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
                 Error::new(Code::Overloaded, "as many streams as one worker serves are open")
             })?;
+            let of_connection = call.connection.open_stream(SIGN_STREAMS_PER_CONNECTION_MAX);
+            let open = of_connection.ok_or_else(|| {
+                let why =
+                    "as many streams as one connection may have are open; open another connection";
+                Error::new(Code::Overloaded, why)
+            })?;
             let opened = Opened {
                 asker: call.asker()?.clone(),
                 deadline: call.stream_deadline,
                 connection: Arc::clone(&call.connection),
                 _place: place,
+                _open: open,
             };
             Ok(Answers::new(self.clone(), requests, opened))
         };

@@ -1,6 +1,7 @@
 //! When a connection is of no use: nobody asks, or nobody reads the answers.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -23,6 +24,8 @@ pub(super) struct Connection {
     pub(super) peer: Peer,
     /// What that came to.
     pub(super) remembered: Remembered,
+    /// `SignStream`s that are open.
+    streams: AtomicU32,
     begun: AtomicU64,
     ended: AtomicU64,
     ending: watch::Sender<bool>,
@@ -39,6 +42,9 @@ pub(super) enum Idle {
     Stalled,
 }
 
+/// An open `SignStream`; it ends when dropped.
+pub(super) struct OpenStream(Arc<Connection>);
+
 /// Counts a request as ended when dropped.
 pub(super) struct Begun<'a>(&'a Connection);
 
@@ -48,6 +54,7 @@ impl Connection {
         Self {
             peer,
             remembered: Remembered::default(),
+            streams: AtomicU32::new(0),
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             ending: watch::Sender::new(false),
@@ -58,6 +65,13 @@ impl Connection {
     pub(super) fn begin(&self) -> Begun<'_> {
         self.stream_begins();
         Begun(self)
+    }
+
+    /// One more `SignStream`, if fewer than `max` are open.
+    pub(super) fn open_stream(self: &Arc<Self>, max: u32) -> Option<OpenStream> {
+        let more = |open| (open < max).then_some(open + 1);
+        let opened = self.streams.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        opened.is_ok().then(|| OpenStream(Arc::clone(self)))
     }
 
     /// A request came on an open stream.
@@ -105,6 +119,12 @@ impl Connection {
 
     fn counts(&self) -> (u64, u64) {
         (self.begun.load(Ordering::Relaxed), self.ended.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

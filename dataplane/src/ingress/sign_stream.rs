@@ -14,7 +14,7 @@ use tokio_stream::wrappers::WatchStream;
 use tonic::{Status, Streaming};
 
 use super::grpc::{Face, checked, refuse, to_result};
-use super::idle::Connection;
+use super::idle::{Connection, OpenStream};
 use crate::admission::Slot;
 use crate::app::{Asker, Done, Many, SignRequest};
 use crate::error::{Code, Error};
@@ -33,6 +33,7 @@ pub(super) struct Opened {
     pub(super) connection: Arc<Connection>,
     /// Held until the stream ends.
     pub(super) _place: OwnedSemaphorePermit,
+    pub(super) _open: OpenStream,
 }
 
 /// The answers of one stream.

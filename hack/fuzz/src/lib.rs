@@ -27,7 +27,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     targets::attestation::RAW,
     targets::attestation::SIGNED,
     targets::blob::TARGET,
@@ -41,6 +41,7 @@ pub const TARGETS: [Target; 13] = [
     targets::protocol::TARGET,
     targets::statement::TARGET,
     targets::text::TARGET,
+    targets::token::TARGET,
 ];
 
 impl Target {

@@ -12,3 +12,4 @@ pub(crate) mod pins;
 pub(crate) mod protocol;
 pub(crate) mod statement;
 pub(crate) mod text;
+pub(crate) mod token;

@@ -116,6 +116,11 @@ fn addresses_key_ids_and_names() {
 }
 
 #[test]
+fn tokens_and_their_keys() {
+    replay("token");
+}
+
+#[test]
 fn every_target_is_replayed_and_every_corpus_has_a_target() {
     let targets: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
     for name in &targets {

@@ -2,9 +2,9 @@ use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, Full};
 use tokio::time::{advance, timeout};
 
-use super::super::SIGN_STREAMS_MAX;
 use super::super::idle::{IDLE_TIME_MAX, LOOK_INTERVAL};
 use super::super::tests::{Bench, Channel, LATE, origin};
+use super::super::{SIGN_STREAMS_MAX, SIGN_STREAMS_PER_CONNECTION_MAX};
 use super::*;
 use crate::v1::signer_service_client::SignerServiceClient;
 
@@ -137,8 +137,12 @@ async fn a_stream_over_the_bound_is_refused_until_another_ends() {
     let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
     let mut first = client.sign_stream(requests).await.unwrap().into_inner();
     let mut open = Vec::new();
-    for _ in 1..SIGN_STREAMS_MAX {
-        open.push(client.sign_stream(stream::pending()).await.unwrap());
+    let mut other = self::client(&bench).await;
+    for number in 1..SIGN_STREAMS_MAX {
+        if number.is_multiple_of(SIGN_STREAMS_PER_CONNECTION_MAX as usize) {
+            other = self::client(&bench).await;
+        }
+        open.push(other.sign_stream(stream::pending()).await.unwrap());
     }
     let status = client.sign_stream(stream::iter([ask(1)])).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::ResourceExhausted);
@@ -154,4 +158,31 @@ async fn a_stream_over_the_bound_is_refused_until_another_ends() {
     };
     assert_eq!(answers.message().await.unwrap().unwrap().tag, 1);
     assert!(answers.message().await.unwrap().is_none());
+}
+
+/// More than its streams may have, a connection does not get; what they may have does not end it,
+/// however little of it is read.
+#[tokio::test(start_paused = true)]
+async fn streams_of_one_connection_are_bounded_and_full_windows_do_not_end_it() {
+    const REQUESTS: u64 = 5_000;
+    let bench = Bench::new().await;
+    let mut client = client(&bench).await;
+    let mut streams = Vec::new();
+    for _ in 0..SIGN_STREAMS_PER_CONNECTION_MAX {
+        let requests = stream::iter((0..REQUESTS).map(ask));
+        streams.push(client.sign_stream(requests).await.unwrap().into_inner());
+    }
+    let status = client.sign_stream(stream::iter([ask(1)])).await.unwrap_err();
+    assert_eq!(status.metadata().get("sigil-code").unwrap(), "OVERLOADED");
+    // Nothing is read until every window is full; then all of it.
+    timeout(LOOK_INTERVAL / 2, std::future::pending::<()>()).await.unwrap_err();
+    for mut answers in streams {
+        let mut tags = std::collections::BTreeSet::new();
+        while let Some(answer) = answers.message().await.unwrap() {
+            assert!(tags.insert(answer.tag));
+        }
+        assert_eq!(tags.len() as u64, REQUESTS);
+    }
+    let mut again = client.sign_stream(stream::iter([ask(1)])).await.unwrap().into_inner();
+    assert_eq!(again.message().await.unwrap().unwrap().tag, 1, "the connection lives");
 }

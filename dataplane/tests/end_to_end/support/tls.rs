@@ -16,6 +16,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::bench::{Bench, Settings};
 use super::client::{Answer, Grpc, grpc_on};
+use super::eventually;
 
 /// Certificates of tests.
 #[path = "../../../src/tls/tests/authority.rs"]
@@ -63,9 +64,10 @@ impl TlsBench {
                 ("SIGIL_ACCESS", rules),
             ])
             .await;
-        // Written before the admin listener answers.
-        let listening = bench.logged("listening");
-        let address = listening[0]["public"].as_str().unwrap().parse().unwrap();
+        let address = eventually("the port in the log", async || {
+            bench.logged("listening").first()?["public"].as_str()?.parse().ok()
+        })
+        .await;
         Self { bench, servers, clients, address }
     }
 
