@@ -168,6 +168,7 @@ impl Ingress {
         client: Client,
         mut stop: watch::Receiver<bool>,
     ) {
+        let _counted = self.app.metrics.connected("ingress");
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .http1()

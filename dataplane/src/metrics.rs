@@ -112,6 +112,7 @@ pub(crate) struct Metrics {
     pub(crate) breaker_state: Family<Vec<(&'static str, String)>, Gauge>,
     reloads: Family<Label1, Counter>,
     restart_needed: Gauge,
+    active_connections: Family<Label1, Gauge>,
     auth_refused: Family<Label1, Counter>,
     auth_keys_reads: Family<Label1, Counter>,
     /// Lines of the audit that found no room.
@@ -122,6 +123,16 @@ pub(crate) struct Metrics {
     pub(crate) routes: RouteMetrics,
     /// What the enclave counts itself.
     pub(crate) enclave: EnclaveMetrics,
+}
+
+/// A connection that is counted.
+#[derive(Debug)]
+pub(crate) struct Connected(Gauge);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 // === impl Method ===
@@ -207,6 +218,7 @@ impl Metrics {
             breaker_state: Family::default(),
             reloads: Family::default(),
             restart_needed: Gauge::default(),
+            active_connections: Family::default(),
             auth_refused: Family::default(),
             auth_keys_reads: Family::default(),
             audit_dropped: Counter::default(),
@@ -270,6 +282,8 @@ impl Metrics {
         );
         let help = "1 if settings differ that need a restart";
         r.register("config_restart_needed", help, self.restart_needed.clone());
+        let help = "Connections that are open";
+        r.register("active_connections", help, self.active_connections.clone());
         let help = "Callers whose proof was not taken, by reason";
         r.register("auth_refused", help, self.auth_refused.clone());
         let help = "Looks at the cluster's keys, by result";
@@ -280,6 +294,13 @@ impl Metrics {
         self.routes.register(r);
         r.register_collector(Box::new(self.upstreams.clone()));
         r.register_collector(Box::new(self.enclave.clone()));
+    }
+
+    /// Counts a connection for as long as what it gives is kept.
+    pub(crate) fn connected(&self, upstream: &'static str) -> Connected {
+        let gauge = self.active_connections.get_or_create(&[("upstream", upstream)]).clone();
+        gauge.inc();
+        Connected(gauge)
     }
 
     /// A caller's proof was not taken.

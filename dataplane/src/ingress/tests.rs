@@ -259,6 +259,7 @@ async fn a_connection_over_the_bound_is_closed_at_once_and_counted() {
         (answer.map(|answer| answer.status().as_u16()).ok(), sender)
     };
     let (first, open) = ask(UnixStream::connect(&path).await.unwrap()).await;
+    assert!(bench.metric(r#"active_connections{upstream="ingress"} 1"#));
     assert_eq!(first, Some(200));
     let mut second = UnixStream::connect(&path).await.unwrap();
     assert_eq!(timeout(LATE, second.read(&mut [0])).await.expect("closed").unwrap(), 0);
