@@ -168,11 +168,12 @@ fn asks(authenticator: &Authenticator, authorization: Option<&str>) -> Result<St
 }
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
     for _ in 0..1_000 {
+        ticks.tick().await;
         if holds() {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("not in time: {what}");
 }
