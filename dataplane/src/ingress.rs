@@ -168,7 +168,6 @@ impl Ingress {
         client: Client,
         mut stop: watch::Receiver<bool>,
     ) {
-        let _counted = self.app.metrics.connected("ingress");
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .http1()

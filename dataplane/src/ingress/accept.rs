@@ -15,6 +15,7 @@ use super::handshakes::Handshake;
 use super::listener::Stream;
 use super::peer::{Peer, Subject};
 use super::{Ingress, stopped};
+use crate::metrics::Connected;
 use crate::tls::Tls;
 
 /// Row G1: time for a TLS handshake.
@@ -152,12 +153,12 @@ impl Ingress {
 
     /// Connections are closed at once when all places are taken: a client that waits in vain could not
     /// tell this from a dead process.
-    fn place(&self) -> Option<OwnedSemaphorePermit> {
+    fn place(&self) -> Option<(OwnedSemaphorePermit, Connected)> {
         let place = Arc::clone(&self.places).try_acquire_owned().ok();
         if place.is_none() {
             self.app.metrics.connections_refused.inc();
         }
-        place
+        place.map(|place| (place, self.app.metrics.connected("ingress")))
     }
 
     fn refused(&self, refused: &Refused) {
