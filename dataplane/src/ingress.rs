@@ -193,7 +193,8 @@ impl Ingress {
             let (this, state) = (Arc::clone(&self), Arc::clone(&of_requests));
             async move {
                 let _begun = state.begin();
-                Ok::<_, Infallible>(this.dispatch(request, &state).await)
+                // hyper and tokio move what they are given, up to ten times for a stream of HTTP/2.
+                Ok::<_, Infallible>(Box::pin(this.dispatch(request, &state)).await)
             }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
