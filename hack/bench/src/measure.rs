@@ -87,14 +87,12 @@ pub(crate) fn measure(stack: &mut Stack, load: &Load, seed: u64) -> Result<Sampl
     let (checks, crossings) = (stack.checks()?, stack.crossings()?);
     let (outcome, a1) = generate(&load.plan(stack, seed))
         .with_context(|| format!("{:?} against {}", load.path, stack.name))?;
-    ensure!(
-        load.rate.is_some() || outcome.failures.is_empty(),
-        "{:?} against {}: {:?}",
-        load.path,
-        stack.name,
-        outcome.failures
-    );
-    ensure!(outcome.signatures > 0, "{:?} against {}: no signature", load.path, stack.name);
+    // The plain stack may fail under its load, and an open loop says what was dropped.
+    if load.rate.is_none() {
+        let good = checks.is_none() || outcome.failures.is_empty();
+        ensure!(good, "{:?} against {}: {:?}", load.path, stack.name, outcome.failures);
+        ensure!(outcome.signatures > 0, "{:?} against {}: no signature", load.path, stack.name);
+    }
     let each = |at: usize| -> f64 {
         let ns = outcome.cpu_ns.get(at).copied().unwrap_or_default();
         ns as f64 / 1e3 / outcome.signatures as f64
