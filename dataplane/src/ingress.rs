@@ -42,6 +42,7 @@ pub(crate) mod peer;
 pub(crate) mod request_id;
 mod sign_stream;
 mod standard;
+pub mod trial;
 
 use accept::{Client, HANDSHAKES_MAX};
 use handshakes::Handshakes;
@@ -52,7 +53,7 @@ pub(crate) use standard::Standard;
 /// Connections at once of one worker. Applications keep a few each; a thousand of them, with a file and
 /// some 16 KiB of buffers apiece, leave the process room for everything else.
 const CONNECTIONS_MAX: usize = 1_024;
-/// Time a client has for the head of a request; for the first one it counts from the accept.
+/// Time a client has for the head of its first request, from the accept on.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
 /// Bytes of a request's head; ours need a few hundred.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -171,10 +172,10 @@ impl Ingress {
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIME_MAX)
-            .max_buf_size(HEAD_BYTES_MAX)
-            .pipeline_flush(true);
+            // hyper's runs between requests too: it would close connections that clients keep, and cost
+            // a timer for each request. The first head has `HEAD_TIME_MAX`, later ones the idle time.
+            .header_read_timeout(None)
+            .max_buf_size(HEAD_BYTES_MAX);
         builder
             .http2()
             .timer(TokioTimer::new())

@@ -27,6 +27,9 @@ pub mod store;
 mod tls;
 mod unlock;
 
+#[doc(hidden)]
+pub use ingress::trial;
+
 /// Messages and server of `proto/signer/v1/signer.proto`.
 #[allow(missing_docs, unreachable_pub, reason = "generated code")]
 #[allow(clippy::all, clippy::pedantic, reason = "generated code")]

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 use sigil_dataplane::config::{self, Config};
 use sigil_dataplane::ctl::Command as CtlCommand;
 use sigil_dataplane::reload::Source;
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         eprintln!("core dumps cannot be forbidden: {error}");
         return ExitCode::FAILURE;
     }
+    allow_many_files();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -81,6 +84,14 @@ fn forbid_dumps() -> rustix::io::Result<()> {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, none)?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
+}
+
+/// Each connection is a file, and the soft limit that many systems give is 1,024 of them. The hard one
+/// is what the administrator allows.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // Without it there are fewer connections; accepting says so when it fails.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 fn with_config(args: &ConfigArgs, then: impl FnOnce(Config, Source) -> ExitCode) -> ExitCode {
@@ -138,7 +149,7 @@ fn serve(config: Config, source: Source) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use rustix::process::{dumpable_behavior, getrlimit};
+    use rustix::process::dumpable_behavior;
 
     use super::*;
 
@@ -148,6 +159,13 @@ mod tests {
         let core = getrlimit(Resource::Core);
         assert_eq!((core.current, core.maximum), (Some(0), Some(0)));
         assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+    }
+
+    #[test]
+    fn as_many_files_are_allowed_as_the_administrator_allows() {
+        allow_many_files();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
     }
 
     #[test]

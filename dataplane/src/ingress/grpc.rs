@@ -195,14 +195,7 @@ impl SignerService for Face {
     ) -> Result<Response<v1::CreateResponse>, Status> {
         let (call, message) = taken(request)?;
         let work = async {
-            let request = CreateRequest::checked(
-                message.keyspace,
-                message.idempotency_key,
-                message.challenge,
-                &message.policy,
-                &message.tenant_id,
-            )?;
-            let created = self.app.create(call.asker()?, request).await?;
+            let created = self.app.create(call.asker()?, checked_create(message)?).await?;
             Ok(v1::CreateResponse {
                 key_id: created.key_id.to_string(),
                 keyspace: created.keyspace,
@@ -309,6 +302,17 @@ impl SignerService for Face {
         };
         self.call(&call, work).await
     }
+}
+
+/// What both faces mean by it.
+pub(super) fn checked_create(message: v1::CreateRequest) -> Result<CreateRequest, Error> {
+    CreateRequest::checked(
+        message.keyspace,
+        message.idempotency_key,
+        message.challenge,
+        &message.policy,
+        &message.tenant_id,
+    )
 }
 
 /// What both faces mean by it.

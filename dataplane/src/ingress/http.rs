@@ -50,6 +50,7 @@ pub(super) async fn handle(
     let method = route.as_ref().map_or(Method::Other, Route::method);
     let work = pin!(async {
         caller::check(&request, &connection.peer)?;
+        refuse_websocket(request.headers())?;
         given?;
         let route = route.ok_or_else(|| no_such_path(uri.path()))?;
         run((ingress, connection), route, request, (&request_id, started, deadline)).await
@@ -77,10 +78,6 @@ async fn run(
     request: Request<Incoming>,
     (request_id, started, deadline): (&Arc<str>, Instant, Instant),
 ) -> Result<Bytes, Error> {
-    let upgrade = request.headers().get(UPGRADE);
-    if upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket")) {
-        return Err(Error::invalid("upgrade", "WebSocket is not supported; use HTTP or gRPC"));
-    }
     if *request.method() != route.verb() {
         let detail = format!("this path answers {} only", route.verb());
         return Err(Error::invalid("method", detail).with_http_status(405));
@@ -152,6 +149,16 @@ async fn run_any(
         }
         Route::OpenApi => openapi(),
     }
+}
+
+/// Row G7. Other upgrades are not taken, and their requests are answered, as RFC 9110, section 7.8 wants.
+fn refuse_websocket(headers: &HeaderMap) -> Result<(), Error> {
+    let asked = headers.get_all(UPGRADE).iter().filter_map(|value| value.to_str().ok());
+    let mut protocols = asked.flat_map(|value| value.split(','));
+    if protocols.any(|protocol| protocol.trim().eq_ignore_ascii_case("websocket")) {
+        return Err(Error::invalid("upgrade", "WebSocket is not supported; use HTTP or gRPC"));
+    }
+    Ok(())
 }
 
 /// The caller's own deadline, if it has one.

@@ -24,6 +24,7 @@ use crate::store::{EmbeddedStore, Records, Store};
 use crate::unlock::Unlocker;
 
 mod overload;
+mod slow;
 
 /// An ingress without an enclave.
 pub(super) struct Bench {

@@ -13,8 +13,8 @@ pub(crate) use callers::{Callers, Seen};
 pub(crate) use client::Answer;
 pub(crate) use cutter::Cutter;
 pub(crate) use database::Database;
-pub(crate) use process::listen_as;
-pub(crate) use tls::{Identity, TlsBench};
+pub(crate) use process::{allow_many_files, listen_as};
+pub(crate) use tls::{Caller, Identity, TlsBench};
 
 use std::time::Duration;
 

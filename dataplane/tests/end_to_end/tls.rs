@@ -7,7 +7,7 @@ use sigil_dataplane::v1;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use crate::support::{Identity, TlsBench, eventually};
+use crate::support::{Caller, Identity, TlsBench, allow_many_files, eventually};
 
 const URI: &str = "spiffe://example.org/ns/payments/sa/api";
 
@@ -131,6 +131,7 @@ async fn an_expired_certificate_is_replaced_without_a_restart_and_a_broken_one_c
 #[tokio::test]
 async fn half_open_handshakes_keep_nobody_out() {
     let tls = TlsBench::start("optional").await;
+    allow_many_files();
     let mut silent = Vec::new();
     for _ in 0..1_100 {
         silent.push(TcpStream::connect(tls.address).await.unwrap());
@@ -139,5 +140,32 @@ async fn half_open_handshakes_keep_nobody_out() {
     assert_eq!(caller.ask("/keys", None).await.unwrap().status, 200);
     let mut rest = Vec::new();
     assert_eq!(silent[0].read_to_end(&mut rest).await.unwrap_or(0), 0, "the oldest was closed");
+    assert!(tls.bench.metric("connections_refused_total").await < 1.0);
+}
+
+/// Row G8: they come one after the other, stay, and then all ask at once.
+#[tokio::test]
+async fn a_thousand_connections_at_once_are_served() {
+    const CONNECTIONS: usize = 1_000;
+    allow_many_files();
+    let tls = TlsBench::start("optional").await;
+    let known = tls.clients.client(URI);
+    let body = sign(&key(&tls, &known).await);
+    let ask = async |caller: &mut Caller| {
+        eventually("a signature", async || {
+            let answer = caller.ask("/sign", Some(&body)).await.unwrap();
+            let again = answer.json()["retryAfterMs"].is_number();
+            assert!(again || answer.status == 200, "{}", answer.json());
+            (!again).then_some(())
+        })
+        .await;
+    };
+    let mut callers = Vec::with_capacity(CONNECTIONS);
+    for _ in 0..CONNECTIONS {
+        let mut caller = tls.caller(None, "http/1.1").await.unwrap();
+        ask(&mut caller).await;
+        callers.push(caller);
+    }
+    futures_util::future::join_all(callers.iter_mut().map(ask)).await;
     assert!(tls.bench.metric("connections_refused_total").await < 1.0);
 }

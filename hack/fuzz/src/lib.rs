@@ -27,11 +27,13 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 16] = [
     targets::attestation::RAW,
     targets::attestation::SIGNED,
     targets::blob::TARGET,
     targets::cms::TARGET,
+    targets::contract::GRPC,
+    targets::contract::HTTP,
     targets::eif::TARGET,
     targets::handshake::TARGET,
     targets::kms_answer::TARGET,

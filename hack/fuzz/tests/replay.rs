@@ -51,6 +51,16 @@ fn replay(name: &str) {
 }
 
 #[test]
+fn requests_over_http_mean_the_same_over_grpc() {
+    replay("contract-http");
+}
+
+#[test]
+fn requests_over_grpc_mean_the_same_over_http() {
+    replay("contract-grpc");
+}
+
+#[test]
 fn attestation_documents() {
     replay("attestation");
 }

@@ -231,3 +231,17 @@ fn the_published_error_table_is_the_one_in_the_code() {
     let table: Vec<_> = TABLE.iter().map(|row| row.name).collect();
     assert_eq!(codes, &serde_json::json!(table));
 }
+
+#[test]
+fn every_file_that_the_life_of_a_request_names_exists() {
+    let text = include_str!("../../../../docs/life-of-a-request.md");
+    let package = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut named = 0;
+    for file in text.split('`').filter(|word| word.ends_with(".rs")) {
+        let root =
+            if file.starts_with("enclave/") { package.join("..") } else { package.join("src") };
+        assert!(root.join(file).is_file(), "{file}");
+        named += 1;
+    }
+    assert!(named > 40, "{named}");
+}

@@ -93,6 +93,14 @@ impl Drop for Process {
     }
 }
 
+/// Tests with many connections hold the clients' ends of them too.
+pub(crate) fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, most).unwrap();
+}
+
 /// Listens at `path` as another user. A socket belongs to whoever calls `listen`, and on Linux each
 /// thread has a user of its own.
 pub(crate) fn listen_as(uid: u32, path: &Path) -> tokio::net::UnixListener {

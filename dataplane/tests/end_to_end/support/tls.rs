@@ -122,7 +122,7 @@ impl TlsBench {
 
     /// Waits until new connections are shown `identity`.
     pub(crate) async fn until_shown(&self, client: &TlsConnector, identity: &Identity) {
-        super::eventually("the new certificate", async || {
+        eventually("the new certificate", async || {
             let (_, shown) = self.handshake(client).await.ok()?;
             (shown == identity.der()).then_some(())
         })
