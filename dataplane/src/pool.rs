@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
 use sigil_enclave_client::EnclaveAddress;
 use sigil_enclave_protocol::handshake::{BootId, ClaimToken};
 use sigil_enclave_protocol::v1::{SignItem, SignResult};
@@ -97,6 +98,9 @@ pub(crate) enum PoolError {
     Quarantined,
 }
 
+/// What becomes of an item.
+type Signed = Result<SignResult, PoolError>;
+
 /// A pool. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Pool {
@@ -143,21 +147,33 @@ impl Pool {
         Self { shared }
     }
 
-    /// Sends one item with whatever else is queued; alone if it may have ended an enclave.
-    pub(crate) async fn sign(&self, item: SignItem) -> Result<SignResult, PoolError> {
+    /// Sends one item with whatever else is queued; alone if it may have ended an enclave. The future is
+    /// part of every request's, so what is seldom is kept out of it.
+    pub(crate) async fn sign(&self, item: SignItem) -> Signed {
         if !self.shared.upstream.suspects.is_empty() {
+            return self.sign_judged(item).await;
+        }
+        self.send(item)?.await.unwrap_or(Err(PoolError::Lost))
+    }
+
+    /// The same while requests are suspected.
+    fn sign_judged(&self, item: SignItem) -> BoxFuture<'_, Signed> {
+        Box::pin(async move {
             let which = suspects::fingerprint(NO_CALLER, &item);
             match self.judge(which) {
-                Verdict::Send => {}
-                // Seldom, and every request would carry its state.
-                Verdict::SendAlone => return Box::pin(self.sign_alone(which, item)).await,
-                Verdict::Refuse => return Err(PoolError::Quarantined),
+                Verdict::Send => self.send(item)?.await.unwrap_or(Err(PoolError::Lost)),
+                Verdict::SendAlone => self.sign_alone(which, item).await,
+                Verdict::Refuse => Err(PoolError::Quarantined),
             }
-        }
+        })
+    }
+
+    /// Queues one item on a connection; what comes of it.
+    fn send(&self, item: SignItem) -> Result<oneshot::Receiver<Signed>, PoolError> {
         let (lane, permit) = self.acquire()?;
         let (reply, answer) = oneshot::channel();
         self.queue(&lane, item, Reply::One(reply, permit));
-        answer.await.unwrap_or(Err(PoolError::Lost))
+        Ok(answer)
     }
 
     /// Sends one item whose answer, or why there is none, comes to `group` with `number`.

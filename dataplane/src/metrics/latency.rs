@@ -55,7 +55,7 @@ impl TypedMetric for Latency {
 #[allow(clippy::cast_precision_loss, reason = "a metric")]
 impl EncodeMetric for Latency {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let bounds = BOUNDS_US.map(|us| us as f64 / 1e3).into_iter().chain([f64::MAX]);
+        let bounds = BOUNDS_US.map(|us| us as f64 / 1e3).into_iter().chain([f64::INFINITY]);
         let counts = self.0.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed));
         let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
         let count = buckets.iter().map(|(_, count)| count).sum();
