@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::time::Instant;
+use sigil_enclave_client::KeyId;
 
 use crate::access::Verb;
 use crate::admission::Slot;
@@ -27,6 +27,7 @@ mod keys;
 mod many;
 mod model;
 mod refresh;
+mod route;
 mod sign;
 
 pub(crate) use asker::Asker;
@@ -39,6 +40,7 @@ pub(crate) use model::{
     checked_key_id, checked_keyspace, refuse_tenant,
 };
 pub(crate) use refresh::RefreshRequest;
+pub(crate) use route::Asked;
 
 /// Everything that requests of one worker thread need.
 pub(crate) struct App {
@@ -83,26 +85,14 @@ impl App {
     }
 
     /// Makes a key. It is acknowledged only when its record is durable, was read back, opened by the
-    /// enclave, and its birth statement verified here.
-    pub(crate) async fn create(
-        &self,
-        asker: &Asker,
-        request: CreateRequest,
-    ) -> Result<Created, Error> {
-        let mut audited = Audited::begin(&self.audit, asker, Verb::Create);
-        let result = self.create_audited(&mut audited, asker, request).await;
-        audited.end(&result);
-        result
-    }
-
-    async fn create_audited(
+    /// enclave, and its birth statement verified here. The request has its place in flight.
+    async fn create_admitted(
         &self,
         audited: &mut Audited,
-        asker: &Asker,
         request: CreateRequest,
+        key_id: KeyId,
     ) -> Result<Created, Error> {
-        let _slot = self.guards.admission.enter().await?;
-        let plan = self.plan_create(asker, request)?;
+        let plan = Self::plan_create(request, key_id);
         audited.may(&plan.keyspace.as_str().into())?;
         audited.made(plan.key_id);
         failpoint::hit("create.accepted");
@@ -120,54 +110,38 @@ impl App {
         self.acknowledge(&plan, record, false).await
     }
 
-    /// Signs 32 bytes. A key that the enclave does not hold is sent along once; a locked DEK is
-    /// answered at once and unlocked behind the caller's back.
-    pub(crate) async fn sign(&self, asker: &Asker, request: SignRequest) -> Result<Signed, Error> {
-        let mut audited = self.audited_sign(asker, &request);
-        let entered = match self.guards.admission.enter_now() {
-            Some(entered) => entered,
-            None => Box::pin(self.guards.admission.enter()).await,
-        };
-        let result = match entered {
-            Ok(_slot) => self.sign_admitted(&mut audited, request).await,
-            Err(error) => Err(error),
-        };
-        audited.end(&result);
-        result
-    }
-
     fn audited_sign(&self, asker: &Asker, request: &SignRequest) -> Audited {
         let audited = Audited::begin(&self.audit, asker, Verb::Sign);
         audited.key(request.key_id).digest(request.digest)
     }
 
-    /// The same for a request that has its place.
+    /// Signs 32 bytes. A key that the enclave does not hold is sent along once; a locked DEK is
+    /// answered at once and unlocked behind the caller's back. The request has its place in flight.
     async fn sign_admitted(
         &self,
         audited: &mut Audited,
-        request: SignRequest,
+        request: &SignRequest,
     ) -> Result<Signed, Error> {
         let located = self.locate(request.key_id).await?;
         audited.may(&located.keyspace)?;
-        let answer = self.ask(&located, &request, bytes::Bytes::new()).await?;
-        self.finish(&located, &request, answer).await
+        let answer = self.ask(&located, request, bytes::Bytes::new()).await?;
+        self.finish(&located, request, answer).await
     }
 
     /// Signs several digests, sent to the enclave together; each has its own result, in the order of the
-    /// requests. What has no answer at `deadline` is `DEADLINE_EXCEEDED`. A batch takes one place in
+    /// requests. What has no answer at its deadline is `DEADLINE_EXCEEDED`. A batch takes one place in
     /// flight, or is refused as a whole.
     pub(crate) async fn sign_batch(
         self: &Arc<Self>,
-        asker: &Asker,
+        asked: Asked<'_>,
         requests: Vec<Result<SignRequest, Error>>,
-        deadline: Instant,
     ) -> Result<Vec<Result<Signed, Error>>, Error> {
         let _slot = self.guards.admission.enter().await?;
         let mut results: Vec<_> = requests.iter().map(|_| Err(Error::deadline())).collect();
         let mut many = Many::new(Arc::clone(self));
         for (tag, request) in (0..).zip(requests) {
             let request = request.map(|request| (request, Slot::free()));
-            many.begin(asker, tag, request, deadline);
+            many.begin(asked.asker, tag, request, asked.deadline);
         }
         while let Some(Done { tag, result, .. }) = poll_fn(|cx| many.poll_done(cx)).await {
             if let Some(slot) = usize::try_from(tag).ok().and_then(|at| results.get_mut(at)) {

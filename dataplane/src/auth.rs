@@ -62,6 +62,20 @@ impl Authenticator {
         self.is_on.store(config.authenticates(), Ordering::Release);
     }
 
+    /// Whether callers must prove who they are.
+    pub(crate) fn is_on(&self) -> bool {
+        self.is_on.load(Ordering::Acquire)
+    }
+
+    /// The caller of a request that another member sent, by that member's word. `member` is for the logs.
+    pub(crate) fn told_by_member(&self, subject: &str, member: &str) -> Result<Caller, Error> {
+        match subject {
+            _ if !self.is_on() => Ok(Caller::anybody(member)),
+            "" => Err(self.refused("no_proof", NO_PROOF)),
+            subject => Ok(self.access.caller(subject, None)),
+        }
+    }
+
     /// The caller behind `peer` that sent these headers. `remembered` is what is known of the connection,
     /// `cache` of the worker's tokens.
     pub(crate) fn caller(

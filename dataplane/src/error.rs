@@ -175,6 +175,11 @@ const INTERNAL: Row =
 // === impl Code ===
 
 impl Code {
+    /// The code with this name, as it travels between members.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        TABLE.iter().find(|row| row.name == name).map(|row| row.code)
+    }
+
     /// The code's line of the table.
     pub(crate) fn row(self) -> &'static Row {
         // Every code has its line (a test holds this); the fallback only keeps this total.
@@ -337,6 +342,7 @@ mod tests {
             assert_eq!((row.name, row.http_status, row.grpc), (name, http, grpc));
             assert_eq!(row.retryable, retryable, "{name}");
             assert_eq!(row.code.row().name, name, "the line is the code's own");
+            assert_eq!(Code::named(name), Some(row.code));
             assert_eq!(row.slug.replace('-', "_").to_uppercase(), name);
             let hint = Error::new(row.code, "x").retry_after_ms;
             assert_eq!(hint.is_some(), retryable, "{name}");

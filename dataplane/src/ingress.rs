@@ -24,6 +24,7 @@ use crate::app::{App, Asker, Signed};
 use crate::auth::CallerCache;
 use crate::config::live::Live;
 use crate::error::Error;
+use crate::hop_v1::hop_server::HopServer;
 use crate::metrics::{Method, Phase};
 use crate::seldom::Seldom;
 use crate::tls::Tls;
@@ -32,8 +33,9 @@ use crate::v1::signer_service_server::SignerServiceServer;
 mod accept;
 pub(crate) mod caller;
 mod contract;
-mod grpc;
+pub(crate) mod grpc;
 mod handshakes;
+mod hop;
 pub(crate) mod http;
 mod idle;
 pub(crate) mod json;
@@ -94,6 +96,7 @@ pub(crate) struct Ingress {
     pub(crate) app: Arc<App>,
     pub(crate) live: Arc<Live>,
     grpc: SignerServiceServer<grpc::Face>,
+    members: hop::Members,
     standard: Standard,
     places: Arc<Semaphore>,
     /// TLS of TCP connections, if there is any.
@@ -118,12 +121,14 @@ impl Ingress {
             live: Arc::clone(&live),
             streams: Arc::clone(&streams),
         };
+        let members = hop::Members { app: Arc::clone(&app), live: Arc::clone(&live) };
         let body_bytes_max = live.load().limits.body_bytes_max;
         let grpc = SignerServiceServer::new(face).max_decoding_message_size(body_bytes_max);
         Self {
             app,
             live,
             grpc,
+            members,
             standard,
             places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             tls,
@@ -259,6 +264,10 @@ impl Ingress {
         if let Some(service) = self.standard.at(request.uri().path()) {
             return call.with_id(service(request).await).map(Either::Right);
         }
+        if hop::is_hop(request.uri().path()) {
+            // State that requests of applications need not carry.
+            return Box::pin(self.hop(request, Arc::new(call))).await.map(Either::Right);
+        }
         match self.caller(request.headers(), connection) {
             Ok(caller) => {
                 call.asker = Some(Asker { caller, request_id: Arc::clone(&call.request_id) });
@@ -278,6 +287,24 @@ impl Ingress {
 }
 
 impl Ingress {
+    /// A call of another member.
+    async fn hop(
+        &self,
+        mut request: Request<Incoming>,
+        call: Arc<grpc::Call>,
+    ) -> Response<tonic::body::Body> {
+        if let Err(error) = self.members.check(&call.connection.peer) {
+            return call.refused(&self.app, &error);
+        }
+        request.extensions_mut().insert(Arc::clone(&call));
+        let mut server = HopServer::new(self.members.clone());
+        match timeout_at(call.deadline, server.call(request)).await {
+            Ok(Ok(response)) => call.in_our_words(&self.app, response),
+            Ok(Err(never)) => match never {},
+            Err(_) => call.refused(&self.app, &Error::deadline()),
+        }
+    }
+
     /// Who sent a request with these headers.
     fn caller(
         &self,

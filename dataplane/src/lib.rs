@@ -30,6 +30,14 @@ mod unlock;
 #[doc(hidden)]
 pub use ingress::trial;
 
+/// Messages, client and server of `proto/sigil/hop/v1/hop.proto`.
+#[allow(missing_docs, unreachable_pub, reason = "generated code")]
+#[allow(clippy::all, clippy::pedantic, reason = "generated code")]
+#[allow(clippy::allow_attributes_without_reason, reason = "generated code")]
+mod hop_v1 {
+    tonic::include_proto!("sigil.hop.v1");
+}
+
 /// Messages and server of `proto/signer/v1/signer.proto`.
 #[allow(missing_docs, unreachable_pub, reason = "generated code")]
 #[allow(clippy::all, clippy::pedantic, reason = "generated code")]

@@ -206,6 +206,11 @@ impl Pool {
         }
     }
 
+    /// Whether a request would find a connection.
+    pub(crate) fn is_up(&self) -> bool {
+        self.shared.lanes.load().iter().next().is_some()
+    }
+
     /// A client for single calls, with the boot that it leads to.
     pub(crate) fn client(&self) -> Result<(Client, Arc<Boot>), PoolError> {
         let (lane, _) = self.acquire()?;

@@ -1,24 +1,33 @@
-//! Which member signs. There is one: the node's own enclave.
+//! Which member signs: the node's own enclave, or another one that the ring names. What is sent to
+//! others arrives at their [`crate::ingress`] and is never sent on from there.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use sigil_enclave_client::KeyId;
 use sigil_enclave_protocol::v1::{ErrorCode, SignItem, SignResult};
 use tokio::time::Instant;
 
+use crate::config::Policy;
 use crate::error::{Code, Error};
 use crate::metrics::Metrics;
 use crate::pool::session::Client;
 use crate::pool::{Group, Pool, PoolError};
 
 mod budget;
+mod hop;
 pub mod membership;
 mod metrics;
+mod peers;
+mod plan;
 pub mod ring;
 mod table;
 
 pub(crate) use budget::RetryBudget;
 pub(crate) use metrics::RouteMetrics;
+pub(crate) use peers::{Identity, Peers};
+pub(crate) use plan::{Place, Plan, Step};
+use table::Routes;
 pub use table::Table;
 
 /// Sends of one request, the first included (row S14a).
@@ -32,12 +41,101 @@ const RETRY_WAIT: Duration = Duration::from_millis(30);
 pub(crate) struct Router {
     local: Pool,
     budget: Arc<RetryBudget>,
+    members: Members,
+}
+
+/// The pool as one worker sees it.
+pub(crate) struct Members {
+    pub(crate) table: Arc<Table>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) policy: Policy,
+    /// Time after which another member is at fault.
+    pub(crate) hop_time_max: Duration,
 }
 
 impl Router {
     /// A router with one member. The budget is that of the process.
     pub(crate) fn new(local: Pool, budget: Arc<RetryBudget>) -> Self {
-        Self { local, budget }
+        let members = Members {
+            table: Arc::new(Table::new(1, None)),
+            peers: Arc::default(),
+            policy: Policy::LocalFirst,
+            hop_time_max: RETRY_TIME_MAX,
+        };
+        Self { local, budget, members }
+    }
+
+    /// The same among others.
+    pub(crate) fn among(self, members: Members) -> Self {
+        Self { members, ..self }
+    }
+
+    /// Epoch of the ring that requests are routed by; 0 without one.
+    pub(crate) fn epoch(&self) -> i64 {
+        self.members.table.load().epoch
+    }
+
+    /// Whether a request for this key goes to the own enclave first.
+    pub(crate) fn is_for_own(&self, key_id: KeyId) -> bool {
+        let routes = self.members.table.load();
+        let first = self.places(&routes, key_id).next();
+        first == Some(Place::Own) && (routes.peers.is_empty() || self.local.is_up())
+    }
+
+    /// Whether anybody else could be asked.
+    pub(crate) fn has_others(&self) -> bool {
+        !self.members.table.load().peers.is_empty()
+    }
+
+    /// The next place for a request that has been to those of `plan`; none when nobody is left who could
+    /// be asked now.
+    pub(crate) fn next(&self, key_id: KeyId, plan: &mut Plan) -> Option<Step> {
+        let routes = self.members.table.load();
+        for place in self.places(&routes, key_id) {
+            if plan.has(place) {
+                continue;
+            }
+            let step = match place {
+                Place::Own => self.local.is_up().then_some(Step::Own),
+                Place::Member(slot) => self.members.peers.usable(slot).map(Step::Member),
+            };
+            if let Some(step) = step {
+                return plan.note(place).then_some(step);
+            }
+        }
+        None
+    }
+
+    /// Counts an answer by who gave it (row S9a), if there is a choice at all.
+    pub(crate) fn answered_by(&self, key_id: KeyId, place: Place) {
+        let routes = self.members.table.load();
+        if routes.epoch == 0 {
+            return;
+        }
+        let metrics = &self.members.table.metrics;
+        let first = self.places(&routes, key_id).next() == Some(place);
+        if first {
+            metrics.sticky.inc()
+        } else {
+            metrics.cross_enclave.inc()
+        };
+    }
+
+    /// Takes one more send for a request that began then, if it may be sent again.
+    pub(crate) fn may_send_again(&self, started: Instant, metrics: &Metrics) -> bool {
+        let may = started.elapsed() <= RETRY_TIME_MAX && self.budget.spend(Instant::now());
+        if may {
+            metrics.retries.inc();
+        }
+        may
+    }
+
+    fn places<'a>(
+        &self,
+        routes: &'a Routes,
+        key_id: KeyId,
+    ) -> impl Iterator<Item = Place> + use<'a> {
+        plan::places((self.members.policy, self.members.table.own()), routes, key_id)
     }
 
     /// Sends one item, `started` being now. Signing is deterministic, so an item whose answer was lost

@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::pool::{BootWatch, Pool, Share, Upstream, Wanted};
 use crate::reload::{Reloader, Source};
 use crate::router::membership::{Memberships, follow_file};
-use crate::router::{RetryBudget, Router, Table};
+use crate::router::{Identity, Members, Peers, RetryBudget, Router, Table};
 use crate::status::{MemberStatus, StatusWriter};
 use crate::store::{EmbeddedStore, PostgresStore, Records, Store, StoreStatus};
 use crate::tls::{Files, Tls};
@@ -72,6 +72,7 @@ struct Shared {
     budget: Arc<RetryBudget>,
     guards: Guards,
     table: Arc<Table>,
+    identity: Arc<Identity>,
     standard: Standard,
     tls: Option<Arc<Tls>>,
     stop: watch::Receiver<bool>,
@@ -79,9 +80,24 @@ struct Shared {
 }
 
 impl Shared {
-    fn app(&self, pool: Pool) -> App {
+    /// A router that asks the own enclave only.
+    fn router(&self, pool: Pool) -> Router {
+        Router::new(pool, Arc::clone(&self.budget))
+    }
+
+    /// The pool as the current runtime reaches it.
+    fn members(&self) -> Members {
+        Members {
+            table: Arc::clone(&self.table),
+            peers: Peers::start(Arc::clone(&self.table), Arc::clone(&self.identity)),
+            policy: self.config.routing.policy,
+            hop_time_max: self.config.routing.hop_time_max(),
+        }
+    }
+
+    fn app(&self, router: Router) -> App {
         App::new(
-            Router::new(pool, Arc::clone(&self.budget)),
+            router,
             self.records.clone(),
             self.unlocker.clone(),
             Arc::clone(&self.births),
@@ -129,6 +145,7 @@ impl Server {
             guards: Guards::new(&config, &metrics).with_context(|| {
                 format!("audit.output: {}", String::from(config.audit.output.clone()))
             })?,
+            identity: Arc::new(Identity::of(&config)),
             standard,
             tls,
             stop: stopped,
@@ -215,7 +232,7 @@ async fn run_control(shared: Arc<Shared>, attester: Attester, status: StatusWrit
         metrics: Arc::clone(&shared.metrics),
         status: status.clone(),
         unlocker: shared.unlocker.clone(),
-        app: shared.app(pool.clone()),
+        app: shared.app(shared.router(pool.clone())),
         request_time_max: shared.config.limits.request_timeout(),
     };
     match admin.listen() {
@@ -346,7 +363,7 @@ fn run_worker(
     runtime.block_on(async {
         let wanted = Wanted::Share(Share { index, of: shared.workers });
         let pool = Pool::start(shared.boots.clone(), &shared.upstream, wanted);
-        let app = shared.app(pool);
+        let app = shared.app(shared.router(pool).among(shared.members()));
         let ingress = Arc::new(Ingress::new(
             Arc::new(app),
             Arc::clone(&shared.live),

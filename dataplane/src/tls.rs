@@ -21,7 +21,10 @@ use zeroize::Zeroizing;
 
 use crate::config::{self, ClientCertificates};
 
+mod client;
 mod reload;
+
+pub(crate) use client::client;
 
 /// Bytes of one file; chains and bundles of authorities are some tens of KiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;

@@ -50,6 +50,11 @@ impl Audited {
         }
     }
 
+    /// Who asks.
+    pub(super) fn asker(&self) -> &Asker {
+        &self.asker
+    }
+
     /// Which key it is about.
     pub(super) fn key(mut self, key_id: KeyId) -> Self {
         self.key_id = Some(key_id);

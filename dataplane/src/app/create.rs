@@ -50,30 +50,30 @@ struct WrappedDek {
 }
 
 impl App {
-    /// Chooses the key id: random, or from the idempotency key.
-    pub(super) fn plan_create(&self, asker: &Asker, request: CreateRequest) -> Result<Plan, Error> {
-        if !self.keyspaces.contains(&request.keyspace) {
-            return Err(Error::invalid(
-                "keyspace",
-                format!("keyspace {} is not served here", request.keyspace),
-            ));
+    /// Chooses the key id, which the ring places: random, or from the idempotency key.
+    pub(super) fn place_key(asker: &Asker, request: &CreateRequest) -> Result<KeyId, Error> {
+        if let Some(key) = &request.idempotency_key {
+            return Ok(idempotent_id(&request.keyspace, asker.caller.subject(), key));
         }
-        let (key_id, parameters_hash) = if let Some(key) = &request.idempotency_key {
-            (
-                idempotent_id(&request.keyspace, asker.caller.subject(), key),
-                parameters_hash(&request),
-            )
-        } else {
-            let mut id = [0; 16];
-            aws_lc_rs::rand::fill(&mut id).map_err(|_| Error::internal("no random bytes"))?;
-            (KeyId(id), Bytes::new())
-        };
-        Ok(Plan {
-            key_id,
-            keyspace: request.keyspace,
-            challenge: request.challenge,
-            parameters_hash,
-        })
+        let mut id = [0; 16];
+        aws_lc_rs::rand::fill(&mut id).map_err(|_| Error::internal("no random bytes"))?;
+        Ok(KeyId(id))
+    }
+
+    /// A keyspace of this pool.
+    pub(super) fn check_served(&self, request: &CreateRequest) -> Result<(), Error> {
+        if self.keyspaces.contains(&request.keyspace) {
+            return Ok(());
+        }
+        let detail = format!("keyspace {} is not served here", request.keyspace);
+        Err(Error::invalid("keyspace", detail))
+    }
+
+    /// A create of a key whose id was chosen.
+    pub(super) fn plan_create(request: CreateRequest, key_id: KeyId) -> Plan {
+        let idempotent = request.idempotency_key.is_some();
+        let parameters_hash = if idempotent { parameters_hash(&request) } else { Bytes::new() };
+        Plan { key_id, keyspace: request.keyspace, challenge: request.challenge, parameters_hash }
     }
 
     /// The record of an earlier create with the same idempotency key and parameters.

@@ -19,7 +19,7 @@ use crate::admission::Slot;
 use crate::error::Error;
 use crate::metrics::{Method, Phase};
 use crate::pool::{Group, PoolError};
-use crate::router::{may_be_sent_again, pool_error};
+use crate::router::{Place, may_be_sent_again, pool_error};
 
 /// Requests under way. Its owner bounds how many it begins.
 pub(crate) struct Many {
@@ -32,6 +32,8 @@ pub(crate) struct Many {
     slow: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Refused before anything was sent.
     refused: VecDeque<Done>,
+    /// They came from another member, and are answered here or not at all.
+    arrived: bool,
     /// For the oldest of those that were sent.
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -67,8 +69,14 @@ impl Many {
             sent: BTreeMap::new(),
             slow: FuturesUnordered::new(),
             refused: VecDeque::new(),
+            arrived: false,
             timer: None,
         }
+    }
+
+    /// For requests of another member, which go nowhere else.
+    pub(crate) fn arrived(app: Arc<App>) -> Self {
+        Self { arrived: true, ..Self::new(app) }
     }
 
     /// Requests that have no answer yet.
@@ -92,10 +100,18 @@ impl Many {
             }
         };
         let mut audited = self.app.audited_sign(asker, &request);
-        let Some(keyspace) = self.app.known_keyspace(request.key_id) else {
-            let app = Arc::clone(&self.app);
+        let own = self.arrived || self.app.router.is_for_own(request.key_id);
+        let keyspace = own.then(|| self.app.known_keyspace(request.key_id)).flatten();
+        let Some(keyspace) = keyspace else {
+            let (app, arrived) = (Arc::clone(&self.app), self.arrived);
             let work = async move {
-                let work = app.sign_admitted(&mut audited, request);
+                let work = async {
+                    if arrived {
+                        app.sign_admitted(&mut audited, &request).await
+                    } else {
+                        app.sign_placed(&mut audited, &request, deadline).await
+                    }
+                };
                 let result = timeout_at(deadline, work).await;
                 let result = result.unwrap_or_else(|_| Err(Error::deadline()));
                 audited.end(&result);
@@ -113,6 +129,11 @@ impl Many {
         self.begun += 1;
         self.app.router.begin(item(&located, &request, Bytes::new()), &self.group, number);
         self.sent.insert(number, Sent { tag, begun, deadline, request, located, slot, audited });
+    }
+
+    /// A request that is refused before anybody knows who asks.
+    pub(crate) fn refuse(&mut self, tag: u64, error: Error) {
+        self.refused.push_back(Done { tag, begun: Instant::now(), result: Err(error) });
     }
 
     /// The next answer; nothing when every request has its own.
@@ -140,10 +161,11 @@ impl Many {
 
     /// The end of a request, unless its first answer is not the last one.
     fn answered(&mut self, sent: Sent, answer: Result<SignResult, PoolError>) -> Option<Done> {
-        let Sent { tag, begun, deadline, request, located, slot, audited } = sent;
+        let Sent { tag, begun, deadline, request, located, slot, mut audited } = sent;
         self.app.metrics.phase(Method::Sign, Phase::Enclave, begun.elapsed());
         let last = match &answer {
             Ok(answer) if wants_blob(answer) => false,
+            Err(_) if !self.arrived && self.app.router.has_others() => false,
             answer => !may_be_sent_again(answer),
         };
         if last {
@@ -151,14 +173,23 @@ impl Many {
             let result =
                 answer.and_then(|answer| self.app.signed(&located, &request, (&answer, begun)));
             audited.end(&result);
+            if !self.arrived {
+                self.app.router.answered_by(request.key_id, Place::Own);
+            }
             return Some(Done { tag, begun, result });
         }
-        let app = Arc::clone(&self.app);
+        let (app, arrived) = (Arc::clone(&self.app), self.arrived);
         let work = async move {
             let work = async {
                 let again = item(&located, &request, Bytes::new());
-                let answer = app.router.settle(again, (answer, begun), &app.metrics).await?;
-                app.finish(&located, &request, (answer, begun)).await
+                let result = match app.router.settle(again, (answer, begun), &app.metrics).await {
+                    Ok(answer) => app.finish(&located, &request, (answer, begun)).await,
+                    Err(error) => Err(error),
+                };
+                if arrived {
+                    return result;
+                }
+                app.after_own(&mut audited, &request, deadline, (result, begun)).await
             };
             let result = timeout_at(deadline, work).await;
             let result = result.unwrap_or_else(|_| Err(Error::deadline()));

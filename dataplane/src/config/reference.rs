@@ -156,6 +156,10 @@ const SETTINGS: &[Setting] = &[
     cold("auth.tokens.leewayS", "", "s", "0-300"),
     hot("access", "", "rules", "at most 1024, the first that fits decides"),
     cold("audit.output", "", "output", "stdout, off, absolute path"),
+    cold("routing.hopTimeoutMs", "", "ms", "10-60000"),
+    cold("routing.peerCaFile", "", "path", "absolute"),
+    cold("routing.peerName", "", "DNS name", "with peerCaFile"),
+    hot("routing.peerSubjects", "", "list", "dns:NAME, uri:NAME, cn:NAME"),
     cold("member", "", "objects", "set by the operator"),
 ];
 

@@ -1,16 +1,20 @@
 //! Settings of routing: which enclave signs, and how this process knows the others.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use rustls_pki_types::DnsName;
 use serde::{Deserialize, Serialize};
 
-use super::Member;
+use super::{ClientCertificates, Member, Tls};
 
 /// Points of a member of weight 100: the most that keeps a ring of 512 of them whole, and enough for
 /// loads within a tenth of the ideal (decision 28).
 const VIRTUAL_NODES: u32 = 2_048;
 const VIRTUAL_NODES_MAX: u32 = 16_384;
 const SLOT_MAX: u16 = 511;
+const HOP_TIMEOUT_MS: RangeInclusive<u64> = 10..=60_000;
 
 /// Which enclave signs, and how this process knows the others.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -24,6 +28,14 @@ pub struct Routing {
     pub slot: Option<u16>,
     /// A SignerRing in a file, followed while it changes.
     pub membership_file: Option<PathBuf>,
+    /// Time after which another member that does not answer is at fault, 10..=60000 ms.
+    pub hop_timeout_ms: u64,
+    /// Authorities of other members' certificates; with `peer_name` and `listeners.tls`.
+    pub peer_ca_file: Option<PathBuf>,
+    /// DNS name in the certificate of every member.
+    pub peer_name: Option<String>,
+    /// Subjects of members, as `dns:NAME`, `uri:NAME` or `cn:NAME`; empty: `dns:` and `peer_name`.
+    pub peer_subjects: Vec<String>,
 }
 
 /// Who is asked first.
@@ -45,6 +57,10 @@ impl Default for Routing {
             virtual_nodes: VIRTUAL_NODES,
             slot: None,
             membership_file: None,
+            hop_timeout_ms: 2_000,
+            peer_ca_file: None,
+            peer_name: None,
+            peer_subjects: Vec::new(),
         }
     }
 }
@@ -55,7 +71,30 @@ impl Routing {
         self.slot.or_else(|| slot_of(member?))
     }
 
-    pub(super) fn validate(&self, member: Option<&Member>, errors: &mut Vec<String>) {
+    /// Whether this process is a member of anything.
+    pub(crate) fn is_on(&self, member: Option<&Member>) -> bool {
+        self.membership_file.is_some() || member.is_some()
+    }
+
+    /// Whether a certificate with this subject is a member's.
+    pub(crate) fn is_peer(&self, subject: &str) -> bool {
+        if !self.peer_subjects.is_empty() {
+            return self.peer_subjects.iter().any(|peer| peer == subject);
+        }
+        let name = subject.strip_prefix("dns:");
+        name.is_some() && name == self.peer_name.as_deref()
+    }
+
+    /// Time after which another member is at fault.
+    pub(crate) fn hop_time_max(&self) -> Duration {
+        Duration::from_millis(self.hop_timeout_ms)
+    }
+
+    pub(super) fn validate(
+        &self,
+        (member, tls): (Option<&Member>, &Tls),
+        errors: &mut Vec<String>,
+    ) {
         if !(1..=VIRTUAL_NODES_MAX).contains(&self.virtual_nodes) {
             let given = self.virtual_nodes;
             errors.push(format!("routing.virtualNodes: {given} is not in 1..={VIRTUAL_NODES_MAX}"));
@@ -73,6 +112,12 @@ impl Routing {
         if self.membership_file.as_ref().is_some_and(|path| !path.is_absolute()) {
             errors.push("routing.membershipFile: must be an absolute path".to_owned());
         }
+        if !HOP_TIMEOUT_MS.contains(&self.hop_timeout_ms) {
+            let (given, low, high) =
+                (self.hop_timeout_ms, HOP_TIMEOUT_MS.start(), HOP_TIMEOUT_MS.end());
+            errors.push(format!("routing.hopTimeoutMs: {given} is not in {low}..={high}"));
+        }
+        self.validate_peers(tls, errors);
         if self.policy == Policy::Owner {
             if self.membership_file.is_none() && member.is_none() {
                 errors.push(
@@ -85,6 +130,38 @@ impl Routing {
                     "routing.policy: Owner needs to know which member this is; set routing.slot"
                         .to_owned(),
                 );
+            }
+        }
+    }
+}
+
+impl Routing {
+    fn validate_peers(&self, tls: &Tls, errors: &mut Vec<String>) {
+        if self.peer_ca_file.as_ref().is_some_and(|path| !path.is_absolute()) {
+            errors.push("routing.peerCaFile: must be an absolute path".to_owned());
+        }
+        if self.peer_ca_file.is_some() != self.peer_name.is_some() {
+            errors.push(
+                "routing.peerCaFile: goes with routing.peerName, and it with that".to_owned(),
+            );
+        }
+        if let Some(name) = &self.peer_name
+            && DnsName::try_from(name.as_str()).is_err()
+        {
+            errors.push(format!("routing.peerName: `{name}` is not a DNS name"));
+        }
+        if self.peer_ca_file.is_some() && tls.client_certificates == ClientCertificates::None {
+            errors.push(
+                "routing.peerCaFile: members show each other certificates; set listeners.tls with \
+                 clientCertificates"
+                    .to_owned(),
+            );
+        }
+        for (index, subject) in self.peer_subjects.iter().enumerate() {
+            if !["dns:", "uri:", "cn:"].iter().any(|kind| subject.starts_with(kind)) {
+                errors.push(format!(
+                    "routing.peerSubjects[{index}]: `{subject}` is not dns:NAME, uri:NAME or cn:NAME"
+                ));
             }
         }
     }
@@ -118,6 +195,12 @@ mod tests {
             ("routing: {virtualNodes: 16385}", "routing.virtualNodes"),
             ("routing: {slot: 512}", "routing.slot"),
             ("routing: {membershipFile: ring.yaml}", "routing.membershipFile"),
+            ("routing: {hopTimeoutMs: 9}", "routing.hopTimeoutMs"),
+            ("routing: {peerCaFile: ca.pem, peerName: a}", "routing.peerCaFile: must be"),
+            ("routing: {peerName: a.b}", "goes with"),
+            ("routing: {peerName: 'a b', peerCaFile: /ca}", "not a DNS name"),
+            ("routing: {peerName: a.b, peerCaFile: /ca}", "clientCertificates"),
+            ("routing: {peerSubjects: [a.b]}", "routing.peerSubjects[0]"),
             ("routing: {policy: Owner}", "set routing.membershipFile"),
             ("routing: {policy: Owner, membershipFile: /ring.yaml}", "set routing.slot"),
             (&format!("routing: {{slot: 4}}\n{member}"), "that of member.allocation, 3"),

@@ -17,8 +17,8 @@ use super::idle::Connection;
 use super::request_id;
 use super::sign_stream::{Answers, Opened};
 use crate::app::{
-    App, Asker, CreateRequest, KeyInfo, SignRequest, Signed, checked_batch_size, checked_key_id,
-    checked_keyspace, refuse_tenant,
+    App, Asked, Asker, CreateRequest, Created, KeyInfo, SignRequest, Signed, checked_batch_size,
+    checked_key_id, checked_keyspace, refuse_tenant,
 };
 use crate::config::live::Live;
 use crate::error::{Code, Error};
@@ -43,12 +43,12 @@ pub(super) struct Call {
     /// Who asks; known before the message is read.
     pub(super) asker: Option<Asker>,
     /// When its head was read.
-    started: Instant,
+    pub(super) started: Instant,
     /// When a unary call ends: by `grpc-timeout` or by our own limit, whichever is first.
     pub(super) deadline: Instant,
     /// When `grpc-timeout` ends a stream, if there is one.
     stream_deadline: Option<Instant>,
-    connection: Arc<Connection>,
+    pub(super) connection: Arc<Connection>,
 }
 
 /// Whether a request is one of gRPC. Other kinds (gRPC-Web, JSON in frames) are not spoken here.
@@ -97,6 +97,10 @@ impl Call {
 
     fn asker(&self) -> Result<&Asker, Error> {
         self.asker.as_ref().ok_or_else(|| Error::internal("a call without its caller"))
+    }
+
+    fn asked(&self) -> Result<Asked<'_>, Error> {
+        Ok(Asked { asker: self.asker()?, deadline: self.deadline })
     }
 
     /// The call's refusal, with the bookkeeping that every call has.
@@ -181,7 +185,7 @@ impl Face {
 }
 
 /// The call that the ingress has put beside the message.
-fn taken<T>(request: Request<T>) -> Result<(Arc<Call>, T), Status> {
+pub(super) fn taken<T>(request: Request<T>) -> Result<(Arc<Call>, T), Status> {
     let (_, mut extensions, message) = request.into_parts();
     let call = extensions.remove().ok_or_else(|| Status::internal("no call"))?;
     Ok((call, message))
@@ -195,18 +199,8 @@ impl SignerService for Face {
     ) -> Result<Response<v1::CreateResponse>, Status> {
         let (call, message) = taken(request)?;
         let work = async {
-            let created = self.app.create(call.asker()?, checked_create(message)?).await?;
-            Ok(v1::CreateResponse {
-                key_id: created.key_id.to_string(),
-                keyspace: created.keyspace,
-                public_key: Bytes::copy_from_slice(&created.public_key),
-                birth: Some(v1::Birth {
-                    statement: created.birth.statement,
-                    signature: created.birth.signature,
-                    document_hash: Bytes::copy_from_slice(&created.birth.document_hash),
-                    document: created.birth.document,
-                }),
-            })
+            let created = self.app.create_anywhere(call.asked()?, checked_create(message)?).await?;
+            Ok(to_created(created))
         };
         self.call(&call, work).await
     }
@@ -217,7 +211,7 @@ impl SignerService for Face {
     ) -> Result<Response<v1::SignResponse>, Status> {
         let (call, message) = taken(request)?;
         let work = async {
-            let signed = self.app.sign(call.asker()?, checked(&message)?).await?;
+            let signed = self.app.sign_anywhere(call.asked()?, checked(&message)?).await?;
             Ok(to_response(signed))
         };
         self.call(&call, work).await
@@ -231,7 +225,7 @@ impl SignerService for Face {
         let work = async {
             checked_batch_size(message.requests.len())?;
             let requests = message.requests.iter().map(checked).collect();
-            let results = self.app.sign_batch(call.asker()?, requests, call.deadline).await?;
+            let results = self.app.sign_batch(call.asked()?, requests).await?;
             super::batch_ended(&self.app, "grpc", &call.request_id, call.started, &results);
             Ok(v1::SignBatchResponse { results: results.into_iter().map(to_result).collect() })
         };
@@ -326,6 +320,20 @@ pub(super) fn checked(message: &v1::SignRequest) -> Result<SignRequest, Error> {
     )
 }
 
+pub(super) fn to_created(created: Created) -> v1::CreateResponse {
+    v1::CreateResponse {
+        key_id: created.key_id.to_string(),
+        keyspace: created.keyspace,
+        public_key: Bytes::copy_from_slice(&created.public_key),
+        birth: Some(v1::Birth {
+            statement: created.birth.statement,
+            signature: created.birth.signature,
+            document_hash: Bytes::copy_from_slice(&created.birth.document_hash),
+            document: created.birth.document,
+        }),
+    }
+}
+
 fn to_response(signed: Signed) -> v1::SignResponse {
     v1::SignResponse {
         key_id: signed.key_id.to_string(),
@@ -337,7 +345,7 @@ fn to_response(signed: Signed) -> v1::SignResponse {
 }
 
 /// One of several.
-pub(super) fn to_result(result: Result<Signed, Error>) -> v1::SignResult {
+pub(crate) fn to_result(result: Result<Signed, Error>) -> v1::SignResult {
     use v1::sign_result::Result as Either;
     let either = match result {
         Ok(signed) => Either::Signed(to_response(signed)),
@@ -389,7 +397,7 @@ fn insert(metadata: &mut MetadataMap, name: &'static str, value: &str) {
     }
 }
 
-pub(super) fn refuse(error: &Error, request_id: &str) -> Status {
+pub(crate) fn refuse(error: &Error, request_id: &str) -> Status {
     let row = error.code.row();
     let mut metadata = MetadataMap::new();
     insert(&mut metadata, "x-request-id", request_id);

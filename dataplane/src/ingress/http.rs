@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::idle::Connection;
 use super::{Ingress, caller, contract, request_id};
-use crate::app::{Asker, checked_key_id, checked_keyspace, refuse_tenant};
+use crate::app::{Asked, Asker, checked_key_id, checked_keyspace, refuse_tenant};
 use crate::error::{Code, Error};
 use crate::metrics::{Method, Phase};
 
@@ -90,38 +90,40 @@ async fn run(
             request_id: Arc::clone(request_id),
         },
     };
+    let asked = Asked { asker: &asker, deadline };
     if let Route::Sign = route {
         let body = read_body(ingress, request, (Method::Sign, started)).await?;
-        let signed = ingress.app.sign(&asker, contract::read_sign(&body)?).await?;
+        let signed = ingress.app.sign_anywhere(asked, contract::read_sign(&body)?).await?;
         return Ok(contract::signed(&signed));
     }
     // What follows has far more state, which each `sign` would have to carry and copy.
-    Box::pin(run_any(ingress, route, request, (&asker, started, deadline))).await
+    Box::pin(run_any(ingress, route, request, (asked, started))).await
 }
 
 async fn run_any(
     ingress: &Ingress,
     route: Route<'_>,
     request: Request<Incoming>,
-    (asker, started, deadline): (&Asker, Instant, Instant),
+    (asked, started): (Asked<'_>, Instant),
 ) -> Result<Bytes, Error> {
+    let asker = asked.asker;
     let app = &ingress.app;
     let query = request.uri().query().unwrap_or_default().to_owned();
     match route {
         Route::Create => {
             let body = read_body(ingress, request, (Method::Create, started)).await?;
-            let created = app.create(asker, contract::read_create(&body)?).await?;
+            let created = app.create_anywhere(asked, contract::read_create(&body)?).await?;
             Ok(to_bytes(&contract::created(&created)))
         }
         Route::Sign => {
             let body = read_body(ingress, request, (Method::Sign, started)).await?;
-            let signed = app.sign(asker, contract::read_sign(&body)?).await?;
+            let signed = app.sign_anywhere(asked, contract::read_sign(&body)?).await?;
             Ok(contract::signed(&signed))
         }
         Route::SignBatch => {
             let body = read_body(ingress, request, (Method::SignBatch, started)).await?;
             let requests = contract::read_batch(&body)?;
-            let results = app.sign_batch(asker, requests, deadline).await?;
+            let results = app.sign_batch(asked, requests).await?;
             super::batch_ended(app, "http", &asker.request_id, started, &results);
             Ok(contract::signed_batch(&results))
         }

@@ -49,7 +49,9 @@ pub struct Ring {
 #[derive(Clone, Debug)]
 pub struct Order<'a> {
     ring: &'a Ring,
-    at: usize,
+    position: u64,
+    /// Where the search goes on; it is not begun before it is needed.
+    at: Option<usize>,
     left: usize,
     seen: [u16; ORDER_MAX],
     found: usize,
@@ -124,7 +126,8 @@ impl Ring {
     pub fn order(&self, position: u64) -> Order<'_> {
         Order {
             ring: self,
-            at: self.first(position),
+            position,
+            at: None,
             left: self.owners.len(),
             seen: [0; ORDER_MAX],
             found: 0,
@@ -173,8 +176,9 @@ impl Iterator for Order<'_> {
     fn next(&mut self) -> Option<u16> {
         // A ring's last member is not looked for in all its points.
         while self.left > 0 && self.found < self.ring.members {
-            let slot = *self.ring.owners.get(self.at)?;
-            self.at = if self.at + 1 == self.ring.owners.len() { 0 } else { self.at + 1 };
+            let at = self.at.unwrap_or_else(|| self.ring.first(self.position));
+            let slot = *self.ring.owners.get(at)?;
+            self.at = Some(if at + 1 == self.ring.owners.len() { 0 } else { at + 1 });
             self.left -= 1;
             if self.seen.iter().take(self.found).all(|seen| *seen != slot) {
                 *self.seen.get_mut(self.found)? = slot;

@@ -18,7 +18,6 @@ use crate::status::StatusWriter;
 
 /// What holds for a request that begins now.
 #[derive(Debug, Default)]
-#[allow(dead_code, reason = "hops between members come with the next change")]
 pub(crate) struct Routes {
     /// Of the membership; 0 before the first.
     pub(crate) epoch: i64,
@@ -77,19 +76,15 @@ impl Table {
     }
 
     /// The own slot.
-    #[allow(dead_code, reason = "hops between members come with the next change")]
     pub(crate) fn own(&self) -> Option<u16> {
         self.own
     }
-
-    #[allow(dead_code, reason = "hops between members come with the next change")]
     /// What holds now. The guard is for the moment; it does not belong across an await.
     pub(crate) fn load(&self) -> Guard<Arc<Routes>> {
         self.routes.load()
     }
 
     /// Tells of changes from now on.
-    #[allow(dead_code, reason = "hops between members come with the next change")]
     pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }

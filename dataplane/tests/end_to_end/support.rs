@@ -6,7 +6,7 @@ mod client;
 mod cutter;
 mod database;
 mod process;
-mod tls;
+pub(crate) mod tls;
 
 pub(crate) use bench::{Bench, Settings};
 pub(crate) use callers::{Callers, Seen};

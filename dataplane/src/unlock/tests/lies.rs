@@ -11,7 +11,7 @@ use sigil_enclave_protocol::v1::DekProvenance;
 use super::super::exchange::ExchangeError;
 use super::super::queue::Target;
 use super::bench::{Bench, KEYSPACE, Member, create, nobody};
-use crate::app::SignRequest;
+use crate::app::{Asked, SignRequest};
 use crate::error::Code;
 use crate::failpoint::stop;
 use crate::status::KmsErrorClass;
@@ -171,7 +171,9 @@ async fn a_hostile_store_that_names_a_known_dek_gets_nothing_sealed_under_it() {
     let opened = member.attempt(&member.job(Target::Dek(honest.dek_id))).await.unwrap();
     assert!(!opened.sealing, "`current` names another");
     let request = SignRequest { key_id: key.key_id, digest: [0x42; 32], der: false };
-    let signed = bench.app(&member).sign(&nobody(), request).await.unwrap();
+    let asker = nobody();
+    let asked = Asked::of_a_test(&asker);
+    let signed = bench.app(&member).sign_anywhere(asked, request).await.unwrap();
     assert_eq!(signed.public_key, key.public_key);
     assert_nothing_seals(&bench, &member).await;
 
