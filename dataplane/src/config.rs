@@ -17,6 +17,7 @@ mod load;
 pub(crate) mod merge;
 mod pool;
 pub(crate) mod reference;
+mod reseal;
 mod routing;
 mod store;
 mod tls;
@@ -32,6 +33,7 @@ pub use cache::Cache;
 pub use load::{ConfigErrors, load};
 pub use pool::Pool;
 pub use reference::markdown as reference;
+pub use reseal::Reseal;
 pub use routing::{Policy, Routing};
 pub use store::{Embedded, Engine, Postgres, PostgresAddress, SslMode, StoreSettings};
 pub use tls::{ClientCertificates, Tls};
@@ -58,6 +60,8 @@ pub struct Config {
     pub cache: Cache,
     /// The unlock queue and its limits.
     pub unlock: Unlock,
+    /// Keys sealed again under the newest DEK.
+    pub reseal: Reseal,
     /// Bounds of one request.
     pub limits: Limits,
     /// Requests in flight.

@@ -22,6 +22,9 @@ pub const UNLOCK_POINTS: [&str; 7] = [
     "unlock.installed",
 ];
 
+/// Every point of a key that is sealed again, in order.
+pub const RESEAL_POINTS: [&str; 3] = ["reseal.sealed", "reseal.swapped", "reseal.read-back"];
+
 /// Kills this process with SIGKILL if `SIGIL_FAILPOINT` names this point. Does nothing in a release
 /// build.
 pub(crate) fn hit(point: &'static str) {

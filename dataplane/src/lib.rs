@@ -19,6 +19,7 @@ pub mod kubernetes;
 mod metrics;
 mod pool;
 pub mod reload;
+mod reseal;
 pub mod router;
 mod seldom;
 pub mod serve;

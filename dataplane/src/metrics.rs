@@ -90,6 +90,10 @@ pub(crate) struct Metrics {
     pub(crate) unlock_retry: ByKeyspace,
     /// Jobs that were done in the background.
     pub(crate) unlock_bg: ByKeyspace,
+    /// Keys sealed again under the newest DEK.
+    pub(crate) reseal: ByKeyspace,
+    /// Keys that could not be, and walks that something stopped.
+    pub(crate) reseal_fail: ByKeyspace,
     unlock_fail: Family<Vec<(&'static str, String)>, Counter>,
     needs_person: Family<Vec<(&'static str, String)>, Gauge>,
     /// Jobs that wait.
@@ -202,6 +206,8 @@ impl Metrics {
             unlock_required: Family::default(),
             unlock_retry: Family::default(),
             unlock_bg: Family::default(),
+            reseal: Family::default(),
+            reseal_fail: Family::default(),
             unlock_fail: Family::default(),
             needs_person: Family::default(),
             unlock_queue_depth: Gauge::default(),
@@ -245,6 +251,8 @@ impl Metrics {
             ("unlock_retry", "Attempts of unlocks after the first", &self.unlock_retry),
             ("unlock_bg", "Unlocks done behind callers' backs", &self.unlock_bg),
             ("unlock_fail", "Attempts that failed, by reason", &self.unlock_fail),
+            ("reseal", "Keys sealed again under the newest DEK", &self.reseal),
+            ("reseal_fail", "Keys and walks of which that failed", &self.reseal_fail),
         ];
         for (name, help, family) in unlock {
             r.register(name, help, family.clone());

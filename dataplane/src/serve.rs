@@ -24,6 +24,7 @@ use crate::kubernetes::Kubernetes;
 use crate::metrics::Metrics;
 use crate::pool::{BootWatch, Pool, Share, Upstream, Wanted};
 use crate::reload::{Reloader, Source};
+use crate::reseal::Resealer;
 use crate::router::membership::{Memberships, follow_file};
 use crate::router::{Identity, Members, Peers, RetryBudget, Router, Table};
 use crate::status::{MemberStatus, StatusWriter};
@@ -252,10 +253,22 @@ async fn run_control(shared: Arc<Shared>, attester: Attester, status: StatusWrit
         tokio::spawn(tls.follow(metrics, status.clone(), shared.stop.clone()));
     }
     follow_ring(&shared, &status);
+    tokio::spawn(resealer(&shared, &status).run(shared.stop.clone()));
     let boots = shared.boots.clone();
     let records = shared.records.clone();
     shared.unlocker.start(&shared.config, pool, records, boots, status).await;
     attester.run().await;
+}
+
+fn resealer(shared: &Shared, status: &StatusWriter) -> Resealer {
+    Resealer {
+        records: shared.records.clone(),
+        boots: shared.boots.clone(),
+        upstream: Arc::clone(&shared.upstream),
+        live: Arc::clone(&shared.live),
+        metrics: Arc::clone(&shared.metrics),
+        status: status.clone(),
+    }
 }
 
 /// The unlock queue follows its settings.

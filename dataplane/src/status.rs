@@ -122,6 +122,24 @@ pub struct KeyspaceStatus {
     pub test_signature_ms: Option<u64>,
     /// Why a test key did not sign although the DEK is installed; it is tried again.
     pub test_error: Option<String>,
+    /// Keys under older DEKs; absent until this boot was asked.
+    pub reseal: Option<ResealStatus>,
+}
+
+/// How far a keyspace's keys are sealed under the newest DEK, as this member knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResealStatus {
+    /// Keys that this member moved to the newest DEK since the enclave's boot.
+    pub moved: u64,
+    /// Keys that the walk has met and not moved, because it failed or their DEK is locked.
+    pub left: u64,
+    /// Older DEKs that may still have keys to move. 0: every key is where it belongs, or stays.
+    pub deks_left: usize,
+    /// DEKs of other images, or unproven ones: their keys sign and stay where they are.
+    pub deks_kept: usize,
+    /// Why the last walk ended early, one sentence.
+    pub stopped: Option<String>,
 }
 
 /// Closed list, also the label `reason` of `unlock_fail_total`.
@@ -242,6 +260,11 @@ impl StatusWriter {
                 }
             });
         });
+    }
+
+    /// On `boot_id` the keyspace's keys are so far.
+    pub(crate) fn resealed(&self, boot_id: &str, name: &str, reseal: ResealStatus) {
+        self.update_on_boot(boot_id, name, |keyspace| keyspace.reseal = Some(reseal));
     }
 
     /// On `boot_id` no test key of the keyspace signed.

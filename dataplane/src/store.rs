@@ -173,6 +173,18 @@ impl Records {
         }
     }
 
+    /// Puts `new` in the place of `old`. `false`: the record is another one by now, and stays.
+    pub async fn swap_key(&self, old: &KeyRecord, new: &KeyRecord) -> Result<bool, StoreError> {
+        let row = Row {
+            keyspace: new.keyspace.clone(),
+            key: Bytes::copy_from_slice(&new.key_id),
+            value: new.encode().into(),
+        };
+        let expected = Some(old.encode().into());
+        let swap = self.store.compare_and_swap(Table::Key, expected, row).await?;
+        Ok(swap == Swap::Swapped)
+    }
+
     /// Keys of a keyspace in order of their ids. Rows that do not decode are left out and counted.
     pub async fn keys(
         &self,

@@ -54,6 +54,7 @@ pub fn load(
         store: section(&mut root, "store", &mut errors),
         cache: section(&mut root, "cache", &mut errors),
         unlock: section(&mut root, "unlock", &mut errors),
+        reseal: section(&mut root, "reseal", &mut errors),
         limits: section(&mut root, "limits", &mut errors),
         admission: section(&mut root, "admission", &mut errors),
         routing: section(&mut root, "routing", &mut errors),

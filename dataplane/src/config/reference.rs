@@ -138,6 +138,7 @@ const SETTINGS: &[Setting] = &[
     hot("unlock.connectTimeoutMs", "KMS connect", "ms", "1 to attemptTimeoutMs"),
     hot("unlock.attemptTimeoutMs", "KMS attempt", "ms", "1 to operationTimeoutMs"),
     hot("unlock.operationTimeoutMs", "KMS operation", "ms", "1-10000"),
+    hot("reseal.perSecondMax", "", "keys a second", "0-1000; 0: off"),
     cold("limits.bodyBytesMax", "", "bytes", "1024-1048576"),
     hot("limits.requestTimeoutMs", "deadline", "ms", "at least 1"),
     hot("admission.maxConcurrent", "max_concurrent", "requests", "0 or more; 0: no limit"),

@@ -21,6 +21,7 @@ impl Config {
         self.auth.tokens.validate(self.member.as_ref(), errors);
         self.access.validate(self, errors);
         self.validate_unlock(errors);
+        self.reseal.validate(errors);
         self.routing.validate((self.member.as_ref(), &self.listeners.tls), errors);
         let mut bound = |path: &str, value: usize, low: usize, high: usize| {
             if !(low..=high).contains(&value) {

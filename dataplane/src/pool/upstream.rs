@@ -119,6 +119,11 @@ impl Upstream {
         });
     }
 
+    /// An operator keeps connections closed.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.orders.borrow().draining
+    }
+
     /// Opens the breaker, as an operator asks or for another boot of the enclave.
     pub(crate) fn reset_breaker(&self) {
         self.tell(BreakerEvent::Reset);

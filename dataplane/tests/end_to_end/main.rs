@@ -11,6 +11,7 @@ mod crash;
 mod exhaustion;
 mod faults;
 mod pool;
+mod reseal;
 mod ring;
 mod several;
 mod shared;

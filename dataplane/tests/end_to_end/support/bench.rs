@@ -31,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) cable: bool,
     /// Files and sockets that the dataplane may have open.
     pub(crate) files_max: Option<u32>,
+    /// The enclave is of the next image: another executable, so another PCR0.
+    pub(crate) next_image: bool,
     /// More settings of the dataplane: `unlock:` and `cache:`.
     pub(crate) extra: &'static str,
     /// The value of `store`; absent: an embedded store in the bench's folder.
@@ -45,6 +47,7 @@ impl Default for Settings {
             other_image: false,
             cable: false,
             files_max: None,
+            next_image: false,
             extra: "unlock: {recoveryMs: 200}",
             store: None,
         }
@@ -92,8 +95,15 @@ impl Bench {
         std::fs::write(path("root.der"), test_root_der()).unwrap();
         let pins = pins(&kms).encode().unwrap();
         std::fs::write(path("pins.cbor"), &pins).unwrap();
-        let enclave = binary("sigil-enclave-insecure");
-        let executable = std::fs::read(&enclave).unwrap();
+        let mut enclave = binary("sigil-enclave-insecure");
+        let mut executable = std::fs::read(&enclave).unwrap();
+        if settings.next_image {
+            let mode = std::fs::metadata(&enclave).unwrap().permissions();
+            executable.extend(b"next");
+            enclave = path("enclave");
+            std::fs::write(&enclave, &executable).unwrap();
+            std::fs::set_permissions(&enclave, mode).unwrap();
+        }
         let measurements = Measurements::of_process(&executable, &pins).unwrap();
         kms.put_policy(&policy(&kms, &measurements)).unwrap();
         kms.set_fault(settings.fault).unwrap();
