@@ -5,10 +5,14 @@
 mod report;
 mod ring;
 
+use std::time::Duration;
+
 use kube::Client;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use crate::config::Member;
+use crate::pool::backoff::{Backoff, random};
 use crate::router::membership::Memberships;
 use crate::status::MemberStatus;
 
@@ -23,6 +27,30 @@ pub enum KubernetesError {
     Client(#[source] Box<kube::Error>),
 }
 
+/// Between two tries to find the API server, first and at most.
+const CONNECT_RETRY_MIN: Duration = Duration::from_secs(1);
+const CONNECT_RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// A client with the pod's own service account. Nothing is sent yet.
+///
+/// # Errors
+/// The process does not run in a pod, or the account's files are not there yet.
+pub async fn client() -> Result<Client, KubernetesError> {
+    Client::try_default().await.map_err(|error| KubernetesError::Client(Box::new(error)))
+}
+
+/// The same, tried until there is one.
+pub(crate) async fn connected() -> Client {
+    let mut backoff = Backoff::new(CONNECT_RETRY_MIN, CONNECT_RETRY_MAX);
+    loop {
+        match client().await {
+            Ok(client) => return client,
+            Err(error) => tracing::error!(%error, "no report to Kubernetes yet"),
+        }
+        sleep(backoff.wait(random())).await;
+    }
+}
+
 /// The two tasks, ready to run.
 pub struct Kubernetes {
     client: Client,
@@ -33,21 +61,6 @@ pub struct Kubernetes {
 }
 
 impl Kubernetes {
-    /// Connects with the pod's own service account.
-    ///
-    /// # Errors
-    /// There is none.
-    pub async fn in_pod(
-        member: Member,
-        status: watch::Receiver<MemberStatus>,
-        memberships: Memberships,
-    ) -> Result<Self, KubernetesError> {
-        let client =
-            Client::try_default().await.map_err(|e| KubernetesError::Client(Box::new(e)))?;
-        let pod_uid = std::env::var(POD_UID).unwrap_or_default();
-        Ok(Self::new(client, member, pod_uid, status, memberships))
-    }
-
     /// With a client and a pod UID of the caller's choice.
     pub fn new(
         client: Client,

@@ -20,7 +20,7 @@ use crate::config::live::Live;
 use crate::config::{Config, Engine, ListenAddress, Member};
 use crate::ingress::listener::{Bound, bind_all};
 use crate::ingress::{Ingress, Standard};
-use crate::kubernetes::Kubernetes;
+use crate::kubernetes::{self, Kubernetes, POD_UID};
 use crate::metrics::Metrics;
 use crate::pool::{BootWatch, Pool, Share, Upstream, Wanted};
 use crate::reload::{Reloader, Source};
@@ -301,15 +301,14 @@ fn follow_ring(shared: &Shared, status: &StatusWriter) {
     }
 }
 
-/// Keys for tokens come from a file or the API server. Without a way to either, no token is taken.
+/// Keys for tokens come from a file or the API server.
 async fn follow_keys(shared: Arc<Shared>) {
     let tokens = &shared.config.auth.tokens;
     let source = match &tokens.keys_file {
         Some(path) => KeySource::File(path.clone()),
-        None => match kube::Client::try_default().await {
-            Ok(client) => KeySource::ApiServer(Box::new(client)),
-            Err(error) => return tracing::error!(%error, "no way to the cluster's keys for tokens"),
-        },
+        None => KeySource::ApiServer(Box::new(|| {
+            Box::pin(async { kubernetes::client().await.map_err(|error| error.to_string()) })
+        })),
     };
     let every = Duration::from_secs(tokens.refresh_s);
     Arc::clone(&shared.guards.authenticator).follow_keys(source, every).await;
@@ -337,10 +336,9 @@ async fn run_kubernetes(
     status: watch::Receiver<MemberStatus>,
     memberships: Memberships,
 ) {
-    match Kubernetes::in_pod(member, status, memberships).await {
-        Ok(kubernetes) => kubernetes.run().await,
-        Err(error) => tracing::error!(%error, "no report to Kubernetes"),
-    }
+    let client = kubernetes::connected().await;
+    let pod_uid = std::env::var(POD_UID).unwrap_or_default();
+    Kubernetes::new(client, member, pod_uid, status, memberships).run().await;
 }
 
 fn start_workers(shared: &Arc<Shared>, sockets: Vec<Bound>) -> anyhow::Result<Vec<JoinHandle<()>>> {

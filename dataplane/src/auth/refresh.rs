@@ -4,24 +4,31 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use kube::Client;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Authenticator, KeySet};
+use crate::pool::backoff::{Backoff, random};
 
 /// Where API servers publish the keys of service accounts.
 const JWKS_PATH: &str = "/openid/v1/jwks";
 /// Bytes of a file of keys.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
-/// Between two looks while there is no set yet.
-const FIRST_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Between two looks while there is no set yet, first and at most: callers are waiting for it.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Tokens of unknown keys ask for a look, and anybody can make one up: this often at most.
 const WANTED_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Finds the way to the API server. It may not be there yet, and what it takes (token, certificates)
+/// may be replaced, so each look asks anew.
+pub(crate) type Connect = Box<dyn Fn() -> BoxFuture<'static, Result<Client, String>> + Send + Sync>;
 
 /// Where keys come from.
 pub(crate) enum Source {
     /// The API server.
-    ApiServer(Box<Client>),
+    ApiServer(Connect),
     /// A file in the same form.
     File(PathBuf),
 }
@@ -31,7 +38,8 @@ pub(crate) enum Source {
 impl Source {
     async fn read(&self) -> Result<KeySet, String> {
         let json = match self {
-            Self::ApiServer(client) => {
+            Self::ApiServer(connect) => {
+                let client = connect().await?;
                 let request = http::Request::get(JWKS_PATH).body(Vec::new());
                 let request = request.map_err(|error| error.to_string())?;
                 client.request_text(request).await.map_err(|error| error.to_string())?.into_bytes()
@@ -51,11 +59,13 @@ impl Source {
 // === impl Authenticator ===
 
 impl Authenticator {
-    /// Follows the keys for ever.
+    /// Follows the keys for ever, whatever the first look finds.
     pub(crate) async fn follow_keys(self: Arc<Self>, source: Source, every: Duration) {
+        let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         loop {
             let looked = Instant::now();
-            let pause = if self.look(&source).await { every } else { FIRST_RETRY_AFTER };
+            let is_known = self.look(&source).await;
+            let pause = if is_known { every } else { backoff.wait(random()).min(every) };
             tokio::select! {
                 () = sleep(pause) => {}
                 () = self.wanted.notified() => sleep_until(looked + WANTED_INTERVAL).await,

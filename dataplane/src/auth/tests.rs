@@ -210,3 +210,40 @@ async fn the_last_good_keys_stay_and_an_unknown_one_asks_for_a_look() {
     }
     assert!(metrics.encode().contains("auth_refused_total{reason=\"unknown_key\"} 1"));
 }
+
+/// An API server that publishes this.
+fn api_server(jwks: String) -> kube::Client {
+    let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+        assert_eq!(request.uri().path(), "/openid/v1/jwks");
+        let body = http_body_util::Full::new(bytes::Bytes::from(jwks.clone()));
+        async move { Ok::<_, std::convert::Infallible>(http::Response::new(body)) }
+    });
+    kube::Client::new(service, "default")
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_way_to_the_api_server_at_start_it_is_looked_for_until_it_is_found() {
+    use std::sync::atomic::AtomicUsize;
+    const WITHOUT: usize = 5;
+    let folder = tempfile::tempdir().unwrap();
+    let (authenticator, _, _) = authenticator(folder.path());
+    let cluster = Cluster::new();
+    let good = format!("Bearer {}", cluster.good("web", unix_now()));
+    let (looks, jwks) = (Arc::new(AtomicUsize::new(0)), cluster.jwks());
+    let counted = Arc::clone(&looks);
+    let source = Source::ApiServer(Box::new(move || {
+        let found = counted.fetch_add(1, Ordering::Relaxed) >= WITHOUT;
+        let client = found.then(|| api_server(jwks.clone()));
+        Box::pin(async move { client.ok_or_else(|| "no way is known".to_owned()) })
+    }));
+    let start = Instant::now();
+    tokio::spawn(Arc::clone(&authenticator).follow_keys(source, Duration::from_hours(1)));
+    until("a few looks", || looks.load(Ordering::Relaxed) > 1).await;
+    assert_eq!(asks(&authenticator, Some(&good)), Err(Code::RetryLater), "no keys yet");
+    let web = Ok("serviceAccount:shop/web".to_owned());
+    until("the keys", || asks(&authenticator, Some(&good)) == web).await;
+    assert_eq!(looks.load(Ordering::Relaxed), WITHOUT + 1);
+    // By 1, 2, 4, 8, 16 s, a fifth more or less: the virtual clock says that it backs off.
+    let took = start.elapsed();
+    assert!(Duration::from_secs(24) < took && took < Duration::from_secs(60), "{took:?}");
+}
