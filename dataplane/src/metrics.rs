@@ -1,6 +1,7 @@
 //! Every metric of the process, with the names of `requirements.md`. Handles of the request path are
 //! resolved once, so that a request only adds to atomics.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -14,10 +15,13 @@ use crate::pool::Upstreams;
 use crate::router::RouteMetrics;
 use crate::status::KmsErrorClass;
 
+mod by_upstream;
 pub(crate) mod enclave;
 mod latency;
 mod limiters;
 
+use by_upstream::{ByUpstream, Enclave, Ingress};
+pub(crate) use by_upstream::{Callee, Calls};
 use enclave::EnclaveMetrics;
 use latency::Latency;
 use limiters::Limiters;
@@ -84,6 +88,9 @@ pub(crate) struct Metrics {
     answered: [[Counter; CLASSES.len()]; Method::ALL.len()],
     sign_phases: [Latency; 4],
     create_phases: [Latency; 4],
+    /// From request to answer, of everything else.
+    other_total: Latency,
+    by_upstream: ByUpstream,
     /// Answers `UNLOCK_REQUIRED`.
     pub(crate) unlock_required: ByKeyspace,
     /// Attempts of jobs after their first.
@@ -116,7 +123,6 @@ pub(crate) struct Metrics {
     pub(crate) breaker_state: Family<Vec<(&'static str, String)>, Gauge>,
     reloads: Family<Label1, Counter>,
     restart_needed: Gauge,
-    active_connections: Family<Label1, Gauge>,
     auth_refused: Family<Label1, Counter>,
     auth_keys_reads: Family<Label1, Counter>,
     /// Lines of the audit that found no room.
@@ -132,6 +138,13 @@ pub(crate) struct Metrics {
 /// A connection that is counted.
 #[derive(Debug)]
 pub(crate) struct Connected(Gauge);
+
+impl Connected {
+    fn of(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
 
 impl Drop for Connected {
     fn drop(&mut self) {
@@ -203,6 +216,8 @@ impl Metrics {
             answered: Method::ALL.map(|method| CLASSES.map(|class| counter(method, class))),
             sign_phases: phases(&latency),
             create_phases: phases(&create_latency),
+            other_total: Latency::default(),
+            by_upstream: ByUpstream::default(),
             unlock_required: Family::default(),
             unlock_retry: Family::default(),
             unlock_bg: Family::default(),
@@ -224,7 +239,6 @@ impl Metrics {
             breaker_state: Family::default(),
             reloads: Family::default(),
             restart_needed: Gauge::default(),
-            active_connections: Family::default(),
             auth_refused: Family::default(),
             auth_keys_reads: Family::default(),
             audit_dropped: Counter::default(),
@@ -232,6 +246,8 @@ impl Metrics {
             routes: RouteMetrics::default(),
             enclave: EnclaveMetrics::default(),
         };
+        metrics.derive();
+        metrics.routes.calls = metrics.by_upstream.unused(Callee::Peer);
         metrics.register(requests, latency, create_latency);
         metrics
     }
@@ -290,8 +306,6 @@ impl Metrics {
         );
         let help = "1 if settings differ that need a restart";
         r.register("config_restart_needed", help, self.restart_needed.clone());
-        let help = "Connections that are open";
-        r.register("active_connections", help, self.active_connections.clone());
         let help = "Callers whose proof was not taken, by reason";
         r.register("auth_refused", help, self.auth_refused.clone());
         let help = "Looks at the cluster's keys, by result";
@@ -299,16 +313,42 @@ impl Metrics {
         let help = "Lines of the audit that found no room";
         r.register("audit_dropped", help, self.audit_dropped.clone());
         r.register_collector(Box::new(self.limiters.clone()));
+        r.register_collector(Box::new(self.by_upstream.clone()));
         self.routes.register(r);
         r.register_collector(Box::new(self.upstreams.clone()));
         r.register_collector(Box::new(self.enclave.clone()));
     }
 
-    /// Counts a connection for as long as what it gives is kept.
-    pub(crate) fn connected(&self, upstream: &'static str) -> Connected {
-        let gauge = self.active_connections.get_or_create(&[("upstream", upstream)]).clone();
-        gauge.inc();
-        Connected(gauge)
+    /// What a scrape shows by upstream from what is counted anyway.
+    fn derive(&mut self) {
+        let totals = [&self.sign_phases[0], &self.create_phases[0], &self.other_total];
+        let failures = self.answered.iter().map(|[.., of_5xx]| of_5xx);
+        self.by_upstream.ingress = Ingress {
+            answered: self.answered.iter().flatten().cloned().collect(),
+            failed: failures.chain([&self.responses_429]).cloned().collect(),
+            latency: totals.map(Clone::clone).into(),
+            connections: Gauge::default(),
+        };
+        self.by_upstream.enclave = Enclave {
+            latency: vec![self.sign_phases[2].clone(), self.create_phases[2].clone()],
+            failed: Counter::default(),
+            upstreams: self.upstreams.clone(),
+        };
+    }
+
+    /// Counts a client's connection for as long as what it gives is kept.
+    pub(crate) fn connected(&self) -> Connected {
+        Connected::of(&self.by_upstream.ingress.connections)
+    }
+
+    /// Where calls of this upstream are counted.
+    pub(crate) fn calls(&self, callee: Callee) -> Arc<Calls> {
+        self.by_upstream.calls(callee)
+    }
+
+    /// An enclave did not answer a request.
+    pub(crate) fn enclave_failed(&self) {
+        self.by_upstream.enclave.failed.inc();
     }
 
     /// A caller's proof was not taken.
@@ -343,6 +383,7 @@ impl Metrics {
         let histograms = match method {
             Method::Sign | Method::SignBatch | Method::SignStream => &self.sign_phases,
             Method::Create => &self.create_phases,
+            _ if phase == Phase::Total => return self.other_total.observe(took),
             _ => return,
         };
         let histogram = match phase {

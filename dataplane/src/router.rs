@@ -149,7 +149,7 @@ impl Router {
         self.budget.earn();
         let first = self.local.sign(item()).await;
         if !may_be_sent_again(&first) {
-            return first.map_err(pool_error);
+            return first.map_err(|error| failed(metrics, error));
         }
         // Seldom, and larger than all the rest: every request would carry its state.
         Box::pin(self.settle(item(), (first, started), metrics)).await
@@ -170,7 +170,8 @@ impl Router {
     ) -> Result<SignResult, Error> {
         let again =
             Again { send: || self.local.sign(item.clone()), lost: || self.local.lost(&item) };
-        send_again(&self.budget, metrics, (first, started), again).await.map_err(pool_error)
+        let last = send_again(&self.budget, metrics, (first, started), again).await;
+        last.map_err(|error| failed(metrics, error))
     }
 
     /// A client for single calls.
@@ -219,8 +220,14 @@ async fn send_again<S: Future<Output = Result<SignResult, PoolError>>>(
     }
 }
 
+/// What the last failure of a request means to its caller. It is counted.
+pub(crate) fn failed(metrics: &Metrics, error: PoolError) -> Error {
+    metrics.enclave_failed();
+    pool_error(error)
+}
+
 /// What the pool's failure means to a caller.
-pub(crate) fn pool_error(error: PoolError) -> Error {
+fn pool_error(error: PoolError) -> Error {
     match error {
         PoolError::NoEnclave => Error::enclave_unavailable(),
         PoolError::Shut { retry_after_ms } => Error {

@@ -21,7 +21,7 @@ use crate::config::{Config, Engine, ListenAddress, Member};
 use crate::ingress::listener::{Bound, bind_all};
 use crate::ingress::{Ingress, Standard};
 use crate::kubernetes::{self, Kubernetes, POD_UID};
-use crate::metrics::Metrics;
+use crate::metrics::{Callee, Calls, Metrics};
 use crate::pool::{BootWatch, Pool, Share, Upstream, Wanted};
 use crate::reload::{Reloader, Source};
 use crate::reseal::Resealer;
@@ -123,8 +123,8 @@ impl Server {
         let (mut admin_sockets, admin) = bind_all(&config.listeners.admin, 1)
             .with_context(|| format!("listeners.admin: {}", config.listeners.admin))?;
         let status = StatusWriter::new(&config.keyspaces.0);
-        let store = open_store(&config, &status)?;
         let metrics = Arc::new(Metrics::new());
+        let store = open_store(&config, &status, &metrics)?;
         let upstream = local_upstream(&config, &metrics);
         let (boots_sender, boots) = watch::channel(None);
         let (stop, stopped) = watch::channel(false);
@@ -207,7 +207,11 @@ impl Server {
 }
 
 /// The embedded engine must be there; a server may come later.
-fn open_store(config: &Config, status: &StatusWriter) -> anyhow::Result<Arc<dyn Store>> {
+fn open_store(
+    config: &Config,
+    status: &StatusWriter,
+    metrics: &Metrics,
+) -> anyhow::Result<Arc<dyn Store>> {
     let status = status.clone();
     match config.store.engine() {
         Engine::Embedded(path) => {
@@ -220,7 +224,9 @@ fn open_store(config: &Config, status: &StatusWriter) -> anyhow::Result<Arc<dyn 
             Ok(Arc::new(EmbeddedStore::open(path, report)?))
         }
         Engine::Postgres(settings) => {
-            let store = PostgresStore::open(settings, move |report| status.store(report))?;
+            let calls = metrics.calls(Callee::Postgres);
+            let report = move |report| status.store(report);
+            let store = PostgresStore::counting(settings, calls, report)?;
             Ok(Arc::new(store))
         }
     }
@@ -297,18 +303,22 @@ fn follow_ring(shared: &Shared, status: &StatusWriter) {
         tokio::spawn(async move { follow_file(&path, &memberships).await });
     }
     if let Some(member) = member.clone() {
-        tokio::spawn(run_kubernetes(member, status.subscribe(), memberships));
+        let calls = shared.metrics.calls(Callee::Kubernetes);
+        tokio::spawn(run_kubernetes(member, status.subscribe(), memberships, calls));
     }
 }
 
 /// Keys for tokens come from a file or the API server.
 async fn follow_keys(shared: Arc<Shared>) {
     let tokens = &shared.config.auth.tokens;
-    let source = match &tokens.keys_file {
-        Some(path) => KeySource::File(path.clone()),
-        None => KeySource::ApiServer(Box::new(|| {
-            Box::pin(async { kubernetes::client().await.map_err(|error| error.to_string()) })
-        })),
+    let source = if let Some(path) = &tokens.keys_file {
+        KeySource::File(path.clone())
+    } else {
+        let calls = shared.metrics.calls(Callee::Kubernetes);
+        KeySource::ApiServer(Box::new(move || {
+            let client = kubernetes::client(Arc::clone(&calls));
+            Box::pin(async { client.await.map_err(|error| error.to_string()) })
+        }))
     };
     let every = Duration::from_secs(tokens.refresh_s);
     Arc::clone(&shared.guards.authenticator).follow_keys(source, every).await;
@@ -335,8 +345,9 @@ async fn run_kubernetes(
     member: Member,
     status: watch::Receiver<MemberStatus>,
     memberships: Memberships,
+    calls: Arc<Calls>,
 ) {
-    let client = kubernetes::connected().await;
+    let client = kubernetes::connected(calls).await;
     let pod_uid = std::env::var(POD_UID).unwrap_or_default();
     Kubernetes::new(client, member, pod_uid, status, memberships).run().await;
 }

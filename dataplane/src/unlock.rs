@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::audit::AuditLog;
 use crate::config::{Config, Unlock};
-use crate::metrics::{Metrics, by_keyspace};
+use crate::metrics::{Callee, Metrics, by_keyspace};
 use crate::pool::backoff::random;
 use crate::pool::{BootWatch, Pool};
 use crate::status::{KmsErrorClass, StatusWriter};
@@ -114,10 +114,12 @@ impl Unlocker {
         boots: BootWatch,
         status: StatusWriter,
     ) {
-        let authorizer = Authorizer::from_environment(&config.kms).await;
+        let mut authorizer = Authorizer::from_environment(&config.kms).await;
+        authorizer.calls = self.shared.metrics.calls(Callee::Credentials);
         let limits = Arc::clone(&self.shared.settings);
         let mut exchanger = Exchanger::new(pool, authorizer, config.kms.clone(), limits);
         exchanger.audit = self.shared.audit.get().cloned();
+        exchanger.calls = self.shared.metrics.calls(Callee::Kms);
         let runner = Arc::new(Runner {
             shared: Arc::clone(&self.shared),
             worker: Worker { exchanger, records, key_arn: config.kms.key_arn.clone() },

@@ -87,6 +87,20 @@ impl App {
         }
     }
 
+    /// The answer to a call of the enclave that began then; both are counted.
+    fn called<T>(
+        &self,
+        started: Instant,
+        reply: Result<tonic::Response<T>, tonic::Status>,
+    ) -> Result<T, Error> {
+        self.metrics.phase(Method::Create, Phase::Enclave, started.elapsed());
+        let reply = reply.map_err(|status| {
+            self.metrics.enclave_failed();
+            call_error(&status)
+        })?;
+        Ok(reply.into_inner())
+    }
+
     /// The enclave makes the key and seals it.
     pub(super) async fn seal(&self, plan: &Plan) -> Result<Sealed, Error> {
         let started = Instant::now();
@@ -97,9 +111,8 @@ impl App {
             policy: Bytes::new(),
         };
         let mut client = self.router.client()?;
-        let mut reply =
-            client.create(request).await.map_err(|status| call_error(&status))?.into_inner();
-        self.metrics.phase(Method::Create, Phase::Enclave, started.elapsed());
+        let reply = client.create(request).await;
+        let mut reply = self.called(started, reply)?;
         match ErrorCode::try_from(reply.error) {
             Ok(ErrorCode::Ok) => {}
             Ok(ErrorCode::UnlockRequired) => {
@@ -231,9 +244,8 @@ impl App {
             blob: record.blob.clone(),
         };
         let mut client = self.router.client()?;
-        let reply =
-            client.activate(request).await.map_err(|status| call_error(&status))?.into_inner();
-        self.metrics.phase(Method::Create, Phase::Enclave, started.elapsed());
+        let reply = client.activate(request).await;
+        let reply = self.called(started, reply)?;
         match ErrorCode::try_from(reply.error) {
             Ok(ErrorCode::Ok) => {}
             Ok(ErrorCode::UnlockRequired) => return Err(self.dek_locked(record, started)),

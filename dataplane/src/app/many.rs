@@ -19,7 +19,7 @@ use crate::admission::Slot;
 use crate::error::Error;
 use crate::metrics::{Method, Phase};
 use crate::pool::{Group, PoolError};
-use crate::router::{Place, may_be_sent_again, pool_error};
+use crate::router::{Place, failed, may_be_sent_again};
 
 /// Requests under way. Its owner bounds how many it begins.
 pub(crate) struct Many {
@@ -169,7 +169,7 @@ impl Many {
             answer => !may_be_sent_again(answer),
         };
         if last {
-            let answer = answer.map_err(pool_error);
+            let answer = answer.map_err(|error| failed(&self.app.metrics, error));
             let result =
                 answer.and_then(|answer| self.app.signed(&located, &request, (&answer, begun)));
             audited.end(&result);

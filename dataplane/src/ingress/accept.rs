@@ -158,7 +158,7 @@ impl Ingress {
         if place.is_none() {
             self.app.metrics.connections_refused.inc();
         }
-        place.map(|place| (place, self.app.metrics.connected("ingress")))
+        place.map(|place| (place, self.app.metrics.connected()))
     }
 
     fn refused(&self, refused: &Refused) {

@@ -47,6 +47,14 @@ impl Upstreams {
         self.lock().iter().map(state).collect()
     }
 
+    /// Connections to all of them that take requests.
+    pub(crate) fn healthy(&self) -> i64 {
+        let count = |upstream: &Arc<Upstream>| -> i64 {
+            upstream.sum(|counters| counters.count(Phase::Healthy))
+        };
+        self.lock().iter().map(count).sum()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Upstream>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

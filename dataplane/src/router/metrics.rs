@@ -1,8 +1,12 @@
 //! What is counted of routing. Everything but the ring's own gauges stays at zero without a membership.
 
+use std::sync::Arc;
+
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+
+use crate::metrics::Calls;
 
 /// Handles, cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +27,8 @@ pub(crate) struct RouteMetrics {
     pub(crate) hops_received: Counter,
     /// Of these, those of another epoch than ours.
     pub(crate) hops_of_other_epochs: Counter,
+    /// What is asked of other dataplanes.
+    pub(crate) calls: Arc<Calls>,
 }
 
 // === impl RouteMetrics ===

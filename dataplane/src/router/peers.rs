@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::membership::PeerAddress;
 use super::table::Table;
 use crate::hop_v1::{CreateHop, SignHop};
+use crate::metrics::Calls;
 use crate::pool::backoff::{self, Backoff};
 use crate::v1;
 
@@ -45,6 +46,7 @@ pub(crate) struct Peer {
     /// While it is connected and lets us in.
     link: ArcSwapOption<Link>,
     health: Mutex<Health>,
+    calls: Arc<Calls>,
 }
 
 #[derive(Debug)]
@@ -109,7 +111,8 @@ async fn follow(peers: Arc<Peers>, table: Arc<Table>, identity: Arc<Identity>) {
         let wanted = table.load().peers.clone();
         kept.retain(|slot, kept| wanted.get(slot) == Some(&kept.address));
         for (slot, address) in wanted {
-            kept.entry(slot).or_insert_with(|| Kept::start(slot, address, &identity));
+            let calls = &table.metrics.calls;
+            kept.entry(slot).or_insert_with(|| Kept::start((slot, calls), address, &identity));
         }
         let members = kept.iter().map(|(slot, kept)| (*slot, Arc::clone(&kept.peer))).collect();
         peers.members.store(Arc::new(members));
@@ -122,9 +125,17 @@ async fn follow(peers: Arc<Peers>, table: Arc<Table>, identity: Arc<Identity>) {
 // === impl Kept ===
 
 impl Kept {
-    fn start(slot: u16, address: PeerAddress, identity: &Arc<Identity>) -> Self {
-        let peer =
-            Arc::new(Peer { slot, link: ArcSwapOption::empty(), health: Mutex::new(Health::NEW) });
+    fn start(
+        (slot, calls): (u16, &Arc<Calls>),
+        address: PeerAddress,
+        identity: &Arc<Identity>,
+    ) -> Self {
+        let peer = Arc::new(Peer {
+            slot,
+            link: ArcSwapOption::empty(),
+            health: Mutex::new(Health::NEW),
+            calls: Arc::clone(calls),
+        });
         let (here, stays) = watch::channel(());
         let keeper =
             keep_connected(Arc::clone(&peer), address.clone(), Arc::clone(identity), stays);
@@ -179,6 +190,7 @@ async fn serve(
     let opened = stream::open(&mut client, receiver).await;
     let opened = opened.map_err(|status| status.message().to_owned())?;
     backoff.reset();
+    let _connected = peer.calls.connected();
     tracing::info!(slot = peer.slot, %address, "connected to a member");
     peer.link.store(Some(Arc::new(Link { queue, client })));
     let run = opened.run();
@@ -258,6 +270,7 @@ impl Peer {
         patience: Patience,
         answer: impl Future<Output = Result<T, HopError>>,
     ) -> Result<T, HopError> {
+        let call = self.calls.begin();
         let late = Instant::now() + patience.time_max;
         let answer = timeout_at(late.min(patience.deadline), answer).await;
         let result = answer.unwrap_or(Err(HopError::Late));
@@ -266,6 +279,7 @@ impl Peer {
             Err(_) => true,
             Ok(_) => false,
         };
+        call.end(!at_fault);
         if at_fault {
             self.judge(false);
         }

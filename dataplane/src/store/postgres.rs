@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{Page, Put, Row, Store, StoreError, StoreStatus, Swap, Table};
 use crate::config::Postgres;
+use crate::metrics::Calls;
 
 mod connect;
 mod durability;
@@ -46,7 +47,7 @@ pub async fn migrate(
     settings: &Postgres,
     grant_to: Option<&str>,
 ) -> Result<(i32, i32), StoreError> {
-    let dialer = Dialer::new(settings.clone(), password())
+    let dialer = Dialer::new(settings.clone(), password(), Arc::default())
         .map_err(|error| StoreError::Unavailable(error.to_string()))?;
     let (mut client, _, _) = dialer.primary().await?;
     let versions = schema::migrate(&mut client, &settings.schema).await?;
@@ -72,7 +73,16 @@ impl PostgresStore {
         settings: &Postgres,
         report: impl Fn(StoreStatus) + Send + 'static,
     ) -> io::Result<Self> {
-        let dialer = Dialer::new(settings.clone(), password())?;
+        Self::counting(settings, Arc::default(), report)
+    }
+
+    /// The same, with its statements and connections counted.
+    pub(crate) fn counting(
+        settings: &Postgres,
+        calls: Arc<Calls>,
+        report: impl Fn(StoreStatus) + Send + 'static,
+    ) -> io::Result<Self> {
+        let dialer = Dialer::new(settings.clone(), password(), calls)?;
         let pool = Arc::new(Pool::new(dialer));
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)

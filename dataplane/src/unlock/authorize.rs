@@ -1,6 +1,7 @@
 //! SigV4 over the request that the enclave wrote. What is signed is checked first: this process lends
 //! its credentials for two actions on known keys, and for nothing else.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
@@ -15,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::credentials;
 use super::exchange::ExchangeError;
 use crate::config::Kms;
+use crate::metrics::Calls;
 use crate::status::KmsErrorClass;
 
 const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
@@ -38,6 +40,8 @@ pub(super) struct Authorizer {
     key_arn: Option<String>,
     provider: Option<SharedCredentialsProvider>,
     cached: Mutex<Option<(Credentials, Instant)>>,
+    /// What is asked of the provider.
+    pub(super) calls: Arc<Calls>,
 }
 
 // === impl Action ===
@@ -67,6 +71,7 @@ impl Authorizer {
             key_arn: kms.key_arn.clone(),
             provider,
             cached: Mutex::new(None),
+            calls: Arc::default(),
         }
     }
 
@@ -158,6 +163,7 @@ impl Authorizer {
             return Ok(credentials.clone());
         }
         let provider = self.provider.as_ref().ok_or_else(|| denied(NO_CREDENTIALS.to_owned()))?;
+        let call = self.calls.begin();
         let credentials = match timeout(PROVIDER_TIME_MAX, provider.provide_credentials()).await {
             Ok(Ok(credentials)) => credentials,
             Ok(Err(error)) => return Err(denied(format!("{NO_CREDENTIALS}: {error}"))),
@@ -168,6 +174,7 @@ impl Authorizer {
                 ));
             }
         };
+        call.end(true);
         let life = credentials.expiry().map_or(LIFE_WITHOUT_END, |end| {
             end.duration_since(SystemTime::now())
                 .unwrap_or_default()

@@ -9,6 +9,7 @@ use sigil_enclave_protocol::v1::{
     ErrorCode, UnlockAuthorizeReply, UnlockBeginReply, UnlockBeginRequest,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -17,6 +18,7 @@ use super::authorize::{Action, Authorizer};
 use super::tunnel;
 use crate::audit::{AuditLog, UnlockCall};
 use crate::config::Kms;
+use crate::metrics::Calls;
 use crate::pool::session::Client;
 use crate::pool::{Boot, Pool};
 use crate::status::KmsErrorClass;
@@ -65,6 +67,8 @@ pub(super) struct Exchanger {
     pub(super) open: Arc<Semaphore>,
     /// Where calls are written down beside the log.
     pub(super) audit: Option<AuditLog>,
+    /// What is asked of KMS.
+    pub(super) calls: Arc<Calls>,
 }
 
 // === impl ExchangeError ===
@@ -128,6 +132,7 @@ impl Exchanger {
             limits,
             open: Arc::new(Semaphore::new(UNLOCKS_OPEN_MAX)),
             audit: None,
+            calls: Arc::default(),
         }
     }
 
@@ -163,7 +168,8 @@ impl Exchanger {
         // Reached before anything is begun: a begun unlock takes one of few places for 10 s.
         let credentials = self.authorizer.credentials().await?;
         let address = self.address();
-        let mut kms = tunnel::dial(&address, connect_limit).await?;
+        let mut kms = self.dial(&address, connect_limit).await?;
+        let _connected = self.calls.connected();
 
         let _place = self.open.acquire().await.map_err(|_| gone())?;
         let (action, row_arn) = match &request.what {
@@ -173,7 +179,7 @@ impl Exchanger {
         let begun = client.unlock_begin(request).await?.into_inner();
         let wanted = check_begun(&begun)?;
         if self.kms.address.is_none() && format!("{}:443", wanted.host) != address {
-            kms = tunnel::dial(&format!("{}:443", wanted.host), connect_limit).await?;
+            kms = self.dial(&format!("{}:443", wanted.host), connect_limit).await?;
         }
         let mut signed = self.authorizer.authorize(
             &credentials,
@@ -191,13 +197,23 @@ impl Exchanger {
         let attempt = Duration::from_millis(self.limits.load().attempt_timeout_ms);
         let log = self.audit.as_ref();
         let audit = Audit { subject, action, begun: &begun, log, is_due: true };
-        let call = exchange(&mut client, signed);
-        let result = while_copying(call, tunnel, kms, attempt).await;
+        let call = self.calls.begin();
+        let asked = exchange(&mut client, signed);
+        let result = while_copying(asked, tunnel, kms, attempt).await;
+        call.end(result.is_ok());
         audit.end(result.as_ref().err());
         if matches!(&result, Err(error) if error.credentials_refused) {
             self.authorizer.forget_credentials().await;
         }
         result
+    }
+
+    /// A connection that fails counts as a request that did.
+    async fn dial(&self, address: &str, limit: Duration) -> Result<TcpStream, ExchangeError> {
+        let call = self.calls.begin();
+        let kms = tunnel::dial(address, limit).await?;
+        call.forget();
+        Ok(kms)
     }
 
     fn address(&self) -> String {

@@ -22,6 +22,7 @@ use super::schema::{self, Meta, Sql};
 use super::session::{Session, Warned, drive};
 use super::tls::{Handshake, connector};
 use crate::config::{Postgres, PostgresAddress, SslMode};
+use crate::metrics::Calls;
 
 /// What the server shows of us in `pg_stat_activity`.
 const APPLICATION: &str = "sigil-dataplane";
@@ -39,6 +40,8 @@ pub(super) const FACTS: &str = "SELECT pg_is_in_recovery(), current_setting('syn
 pub(super) struct Dialer {
     pub(super) settings: Postgres,
     pub(super) sql: Sql,
+    /// Statements and connections.
+    pub(super) calls: Arc<Calls>,
     tls: Option<TlsConnector>,
     /// Of the environment; a file is read at each connection.
     password: Option<Zeroizing<String>>,
@@ -58,6 +61,7 @@ impl Dialer {
     pub(super) fn new(
         settings: Postgres,
         password: Option<Zeroizing<String>>,
+        calls: Arc<Calls>,
     ) -> Result<Self, io::Error> {
         let tls = match settings.ssl_mode {
             SslMode::Disable => None,
@@ -65,7 +69,7 @@ impl Dialer {
         };
         let sql = Sql::new(&settings.schema);
         let first = AtomicUsize::new(0);
-        Ok(Self { settings, sql, tls, password, first, store_id: OnceLock::new() })
+        Ok(Self { settings, sql, calls, tls, password, first, store_id: OnceLock::new() })
     }
 
     /// A session with the first server that is no standby and holds this store.
@@ -80,7 +84,8 @@ impl Dialer {
                 meta.store_id
             )));
         }
-        Ok((Session::new(client, warned, self.sql.clone()), durability))
+        let session = Session::new(client, warned, self.sql.clone(), self.calls.connected());
+        Ok((session, durability))
     }
 
     async fn meta(&self, client: &Client) -> Result<Meta, StoreError> {

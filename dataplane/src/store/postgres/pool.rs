@@ -97,12 +97,17 @@ impl Pool {
         T: Send + 'static,
         W: for<'s> FnOnce(&'s mut Session) -> BoxFuture<'s, Result<T, Failure>> + Send + 'static,
     {
+        let call = self.dialer.calls.begin();
         let lease = self.acquire().await.map_err(Failure::Refused)?;
         let phase = Arc::new(AtomicU8::new(RUNNING));
         let limit = self.dialer.settings.statement_timeout();
         let task = tokio::spawn(Arc::clone(self).run(lease, Arc::clone(&phase), work));
         match timeout(limit, task).await {
-            Ok(Ok(result)) => result,
+            Ok(Ok(result)) => {
+                // A transaction that was in the way is everyday work.
+                call.end(matches!(result, Ok(_) | Err(Failure::Again(_))));
+                result
+            }
             Ok(Err(_)) => Err(unknown("a statement was cut short")),
             Err(_) => {
                 // Counted before the task may see it.

@@ -14,6 +14,7 @@ use tokio_postgres::{AsyncMessage, Client, Connection, Statement};
 use super::super::{StoreError, Table};
 use super::failure::Failure;
 use super::schema::{Kind, Sql};
+use crate::metrics::Connected;
 
 /// Set when the server warned. It does so when a commit stopped waiting for its standby, and then
 /// reports success all the same.
@@ -25,13 +26,15 @@ pub(super) struct Session {
     warned: Warned,
     sql: Sql,
     prepared: HashMap<(Kind, Table), Statement>,
+    /// Counts it for as long as it is kept.
+    _connected: Connected,
 }
 
 // === impl Session ===
 
 impl Session {
-    pub(super) fn new(client: Client, warned: Warned, sql: Sql) -> Self {
-        Self { client, warned, sql, prepared: HashMap::new() }
+    pub(super) fn new(client: Client, warned: Warned, sql: Sql, connected: Connected) -> Self {
+        Self { client, warned, sql, prepared: HashMap::new(), _connected: connected }
     }
 
     pub(super) fn is_closed(&self) -> bool {
