@@ -27,11 +27,12 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     targets::attestation::RAW,
     targets::attestation::SIGNED,
     targets::blob::TARGET,
     targets::cms::TARGET,
+    targets::config::TARGET,
     targets::contract::GRPC,
     targets::contract::HTTP,
     targets::eif::TARGET,

@@ -3,6 +3,7 @@
 pub(crate) mod attestation;
 pub(crate) mod blob;
 pub(crate) mod cms;
+pub(crate) mod config;
 pub(crate) mod contract;
 pub(crate) mod eif;
 pub(crate) mod handshake;

@@ -76,6 +76,11 @@ fn key_blobs() {
 }
 
 #[test]
+fn files_of_settings() {
+    replay("config");
+}
+
+#[test]
 fn envelopes() {
     replay("cms");
 }
