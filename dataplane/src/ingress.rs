@@ -254,6 +254,7 @@ impl Ingress {
     ) -> Response<Body> {
         let started = Instant::now();
         if !grpc::speaks(request.headers()) {
+            let request = &mut request;
             return self::http::handle(self, request, connection, started).await.map(Either::Left);
         }
         let limit = self.live.load().limits.request_timeout();

@@ -33,10 +33,11 @@ enum Route<'a> {
     OpenApi,
 }
 
-/// Answers one request. Never fails: every failure is an answer.
+/// Answers one request. Never fails: every failure is an answer. The request is borrowed on the way down:
+/// each step would carry it twice otherwise.
 pub(super) async fn handle(
     ingress: &Ingress,
-    request: Request<Incoming>,
+    request: &mut Request<Incoming>,
     connection: &Connection,
     started: Instant,
 ) -> Response<Full<Bytes>> {
@@ -49,7 +50,7 @@ pub(super) async fn handle(
     let route = route(uri.path());
     let method = route.as_ref().map_or(Method::Other, Route::method);
     let work = pin!(async {
-        caller::check(&request, &connection.peer)?;
+        caller::check(request, &connection.peer)?;
         refuse_websocket(request.headers())?;
         given?;
         let route = route.ok_or_else(|| no_such_path(uri.path()))?;
@@ -75,7 +76,7 @@ pub(super) async fn handle(
 async fn run(
     (ingress, connection): (&Ingress, &Connection),
     route: Route<'_>,
-    request: Request<Incoming>,
+    request: &mut Request<Incoming>,
     (request_id, started, deadline): (&Arc<str>, Instant, Instant),
 ) -> Result<Bytes, Error> {
     if *request.method() != route.verb() {
@@ -103,7 +104,7 @@ async fn run(
 async fn run_any(
     ingress: &Ingress,
     route: Route<'_>,
-    request: Request<Incoming>,
+    request: &mut Request<Incoming>,
     (asked, started): (Asked<'_>, Instant),
 ) -> Result<Bytes, Error> {
     let asker = asked.asker;
@@ -219,7 +220,7 @@ impl Route<'_> {
 
 async fn read_body(
     ingress: &Ingress,
-    request: Request<Incoming>,
+    request: &mut Request<Incoming>,
     (method, started): (Method, Instant),
 ) -> Result<Bytes, Error> {
     let kind = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
@@ -241,7 +242,7 @@ async fn read_body(
     if length.is_some_and(|length: u64| length > max as u64) {
         return Err(too_long());
     }
-    let collected = Limited::new(request.into_body(), max).collect().await;
+    let collected = Limited::new(request.body_mut(), max).collect().await;
     let body = collected.map_err(|error| {
         if error.is::<LengthLimitError>() {
             too_long()
