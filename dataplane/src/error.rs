@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use sigil_enclave_protocol::v1::ErrorCode;
+use tokio::time::Instant;
 use tonic::Code as GrpcCode;
 
 use crate::store::StoreError;
@@ -85,6 +86,8 @@ pub(crate) struct Error {
     pub(crate) grpc: Option<GrpcCode>,
     /// For the log only.
     pub(crate) internal: Option<String>,
+    /// How long an enclave was asked before this came of it, microseconds; 0: none was. For the log only.
+    pub(crate) upstream_us: u32,
 }
 
 const fn row(code: Code, names: [&'static str; 3], http_status: u16, grpc: GrpcCode) -> Row {
@@ -203,6 +206,7 @@ impl Error {
             http_status: None,
             grpc: None,
             internal: None,
+            upstream_us: 0,
         }
     }
 
@@ -230,6 +234,12 @@ impl Error {
     /// No time left.
     pub(crate) fn deadline() -> Self {
         Self::new(Code::DeadlineExceeded, "the request's deadline passed before it was done")
+    }
+
+    /// It came of asking an enclave at that time.
+    pub(crate) fn after(self, asked: Instant) -> Self {
+        let us = u32::try_from(asked.elapsed().as_micros()).unwrap_or(u32::MAX);
+        Self { upstream_us: us, ..self }
     }
 
     /// Adds what the log should say.

@@ -40,6 +40,7 @@ pub(crate) mod http;
 mod idle;
 pub(crate) mod json;
 pub(crate) mod listener;
+mod log;
 pub(crate) mod peer;
 pub(crate) mod request_id;
 mod sign_stream;
@@ -342,7 +343,7 @@ fn ended_after(
 ) {
     app.metrics.answered(method, error.map_or(200, Error::status));
     app.metrics.phase(method, Phase::Total, took);
-    log(method, face, request_id, took, error);
+    log::request(app, (method, face), request_id, took, error);
 }
 
 /// The same for a batch, whose items count one each.
@@ -357,43 +358,6 @@ fn batch_ended(
     for result in results {
         ended_after(app, (Method::SignBatch, face), request_id, took, result.as_ref().err());
     }
-}
-
-/// One line a request: failures at a level that is on by default, successes at `debug`. The audit of
-/// who may do what begins with authentication; here every `create` leaves a line.
-fn log(
-    method: Method,
-    face: &'static str,
-    request_id: &str,
-    took: Duration,
-    error: Option<&Error>,
-) {
-    let took_ms = whole_microseconds_as_ms(took);
-    let method = method.as_str();
-    match error {
-        None if method == "create" => {
-            tracing::info!(target: "sigil_dataplane::audit", request_id, method, face, took_ms, "request");
-        }
-        None => tracing::debug!(request_id, method, face, took_ms, "request"),
-        Some(error) => tracing::info!(
-            request_id,
-            method,
-            face,
-            took_ms,
-            code = error.code.row().name,
-            field = error.field.as_deref(),
-            detail = &*error.detail,
-            internal = error.internal,
-            unlock_request_id = error.unlock_request_id,
-            "request refused"
-        ),
-    }
-}
-
-/// Milliseconds with three decimals.
-#[allow(clippy::cast_precision_loss, reason = "exact up to 285 years")]
-fn whole_microseconds_as_ms(took: Duration) -> f64 {
-    took.as_micros() as f64 / 1_000.0
 }
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ impl App {
         self.metrics.phase(Method::Create, Phase::Enclave, started.elapsed());
         let reply = reply.map_err(|status| {
             self.metrics.enclave_failed();
-            call_error(&status)
+            call_error(&status).after(started)
         })?;
         Ok(reply.into_inner())
     }

@@ -169,7 +169,7 @@ impl Many {
             answer => !may_be_sent_again(answer),
         };
         if last {
-            let answer = answer.map_err(|error| failed(&self.app.metrics, error));
+            let answer = answer.map_err(|error| failed(&self.app.metrics, error).after(begun));
             let result =
                 answer.and_then(|answer| self.app.signed(&located, &request, (&answer, begun)));
             audited.end(&result);

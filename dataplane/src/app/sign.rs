@@ -60,7 +60,7 @@ impl App {
         let item = || item(located, request, blob.clone());
         let answer = self.router.sign(item, asked, &self.metrics).await;
         self.metrics.phase(Method::Sign, Phase::Enclave, asked.elapsed());
-        Ok((answer?, asked))
+        Ok((answer.map_err(|error| error.after(asked))?, asked))
     }
 
     /// From the enclave's answer to the caller's. A key that the enclave does not hold is sent along
@@ -105,8 +105,8 @@ impl App {
         request: &SignRequest,
         (answer, asked): (&SignResult, Instant),
     ) -> Result<Signed, Error> {
-        match ErrorCode::try_from(answer.error) {
-            Ok(ErrorCode::Ok) => read_signature(request, answer),
+        let result = match ErrorCode::try_from(answer.error) {
+            Ok(ErrorCode::Ok) => return read_signature(request, answer),
             Ok(ErrorCode::UnlockRequired) => {
                 let target = answer.dek_id.as_ref().try_into().map_or(Target::Sealing, Target::Dek);
                 Err(self.unlock_required(&located.keyspace, target, Some(request.key_id), asked))
@@ -116,7 +116,8 @@ impl App {
                 "the enclave dropped the key while it was being used",
             )),
             _ => Err(refused(&located.keyspace, request.key_id, answer.error)),
-        }
+        };
+        result.map_err(|error: Error| error.after(asked))
     }
 
     /// The DEK of this key is locked, says the enclave, which was asked at `asked`.

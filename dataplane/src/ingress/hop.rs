@@ -138,9 +138,9 @@ impl Hop for Members {
             Ok(to_created(made))
         };
         let result: Result<_, Error> = work.await;
-        super::log(
-            Method::Create,
-            "hop",
+        super::log::request(
+            &self.app,
+            (Method::Create, "hop"),
             &call.request_id,
             call.started.elapsed(),
             result.as_ref().err(),
@@ -206,7 +206,8 @@ impl Answers {
         self.connection.stream_ends(1);
         let request_id = self.request_ids.remove(&done.tag).unwrap_or_else(|| "".into());
         let error = done.result.as_ref().err();
-        super::log(Method::Sign, "hop", &request_id, done.begun.elapsed(), error);
+        let (app, took) = (&self.members.app, done.begun.elapsed());
+        super::log::request(app, (Method::Sign, "hop"), &request_id, took, error);
         let tag = u32::try_from(done.tag).unwrap_or(u32::MAX);
         SignAnswer { tag, result: Some(to_result(done.result)) }
     }

@@ -273,13 +273,6 @@ async fn a_connection_over_the_bound_is_closed_at_once_and_counted() {
     assert_eq!(ask(UnixStream::connect(&path).await.unwrap()).await.0, Some(200));
 }
 
-#[test]
-fn times_in_the_log_are_whole_microseconds() {
-    let took = whole_microseconds_as_ms(Duration::from_nanos(248_131));
-    assert_eq!(took.to_string(), "0.248");
-    assert_eq!(whole_microseconds_as_ms(Duration::from_micros(1_000_001)).to_string(), "1000.001");
-}
-
 /// Every request carries and copies its own state several times. What is seldom needed is boxed.
 #[test]
 fn the_state_of_a_request_stays_small() {

@@ -47,6 +47,12 @@ impl Upstreams {
         self.lock().iter().map(state).collect()
     }
 
+    /// The breaker that admits least: 0 admitting, 1 probing, 2 shut.
+    pub(crate) fn breaker(&self) -> i64 {
+        let states = self.lock();
+        states.iter().map(|upstream| upstream.breaker_gauge()).max().unwrap_or(0)
+    }
+
     /// Connections to all of them that take requests.
     pub(crate) fn healthy(&self) -> i64 {
         let count = |upstream: &Arc<Upstream>| -> i64 {
