@@ -15,6 +15,7 @@ mod cache;
 pub(crate) mod live;
 mod load;
 pub(crate) mod merge;
+mod outbound;
 mod pool;
 pub(crate) mod reference;
 mod reseal;
@@ -31,6 +32,7 @@ pub use audit::{Audit, AuditOutput};
 pub use auth::{Auth, Tokens};
 pub use cache::Cache;
 pub use load::{ConfigErrors, load};
+pub use outbound::{Outbound, TimeoutConfig};
 pub use pool::Pool;
 pub use reference::markdown as reference;
 pub use reseal::Reseal;
@@ -66,6 +68,8 @@ pub struct Config {
     pub limits: Limits,
     /// Requests in flight.
     pub admission: Admission,
+    /// HTTP requests that this process makes itself.
+    pub outbound: Outbound,
     /// Which enclave signs, and how this process knows the others.
     pub routing: Routing,
     /// How callers prove who they are.

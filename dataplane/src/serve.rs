@@ -21,7 +21,7 @@ use crate::config::{Config, Engine, ListenAddress, Member};
 use crate::ingress::listener::{Bound, bind_all};
 use crate::ingress::{Ingress, Standard};
 use crate::kubernetes::{self, Kubernetes, POD_UID};
-use crate::metrics::{Callee, Calls, Metrics};
+use crate::metrics::{Callee, Metrics};
 use crate::pool::{BootWatch, Pool, Share, Upstream, Wanted};
 use crate::reload::{Reloader, Source};
 use crate::reseal::Resealer;
@@ -304,7 +304,8 @@ fn follow_ring(shared: &Shared, status: &StatusWriter) {
     }
     if let Some(member) = member.clone() {
         let calls = shared.metrics.calls(Callee::Kubernetes);
-        tokio::spawn(run_kubernetes(member, status.subscribe(), memberships, calls));
+        let client = kubernetes::connected(calls, shared.config.outbound.timeout_config.clone());
+        tokio::spawn(run_kubernetes(client, member, status.subscribe(), memberships));
     }
 }
 
@@ -315,8 +316,9 @@ async fn follow_keys(shared: Arc<Shared>) {
         KeySource::File(path.clone())
     } else {
         let calls = shared.metrics.calls(Callee::Kubernetes);
+        let times = shared.config.outbound.timeout_config.clone();
         KeySource::ApiServer(Box::new(move || {
-            let client = kubernetes::client(Arc::clone(&calls));
+            let client = kubernetes::client(Arc::clone(&calls), times.clone());
             Box::pin(async { client.await.map_err(|error| error.to_string()) })
         }))
     };
@@ -342,12 +344,12 @@ async fn settle_pools(metrics: Arc<Metrics>, live: Arc<Live>) {
 
 /// Signing goes on without the API server, so nothing here ends the process.
 async fn run_kubernetes(
+    client: impl Future<Output = kube::Client>,
     member: Member,
     status: watch::Receiver<MemberStatus>,
     memberships: Memberships,
-    calls: Arc<Calls>,
 ) {
-    let client = kubernetes::connected(calls).await;
+    let client = client.await;
     let pod_uid = std::env::var(POD_UID).unwrap_or_default();
     Kubernetes::new(client, member, pod_uid, status, memberships).run().await;
 }

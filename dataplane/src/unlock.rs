@@ -114,7 +114,7 @@ impl Unlocker {
         boots: BootWatch,
         status: StatusWriter,
     ) {
-        let mut authorizer = Authorizer::from_environment(&config.kms).await;
+        let mut authorizer = Authorizer::from_environment(config).await;
         authorizer.calls = self.shared.metrics.calls(Callee::Credentials);
         let limits = Arc::clone(&self.shared.settings);
         let mut exchanger = Exchanger::new(pool, authorizer, config.kms.clone(), limits);

@@ -57,6 +57,7 @@ pub fn load(
         reseal: section(&mut root, "reseal", &mut errors),
         limits: section(&mut root, "limits", &mut errors),
         admission: section(&mut root, "admission", &mut errors),
+        outbound: section(&mut root, "outbound", &mut errors),
         routing: section(&mut root, "routing", &mut errors),
         auth: section(&mut root, "auth", &mut errors),
         access: section(&mut root, "access", &mut errors),

@@ -18,6 +18,7 @@ impl Config {
         self.pool.validate(errors);
         self.cache.validate(errors);
         self.admission.validate(errors);
+        self.outbound.validate(errors);
         self.auth.tokens.validate(self.member.as_ref(), errors);
         self.access.validate(self, errors);
         self.validate_unlock(errors);

@@ -8,9 +8,10 @@ use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use kube::client::{Body, ClientBuilder};
 use kube::{Client, Config};
-use tokio::time::sleep;
-use tower::{Layer, Service};
+use tokio::time::{sleep, timeout};
+use tower::{BoxError, Layer, Service};
 
+use crate::config::TimeoutConfig;
 use crate::metrics::Calls;
 use crate::pool::backoff::{Backoff, random};
 
@@ -23,13 +24,17 @@ const RETRY_MAX: Duration = Duration::from_mins(1);
 #[error("no way to the API server is known: {0}")]
 pub(crate) struct ClientError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
-/// Counts what goes through.
+/// Counts what goes through, and ends what has no answer in time.
 #[derive(Clone)]
-struct Counting(Arc<Calls>);
+struct Counting {
+    calls: Arc<Calls>,
+    /// Until the head of an answer.
+    head_time_max: Option<Duration>,
+}
 
 /// A service whose calls are counted, up to the head of the answer: a watch never ends.
 struct Counted<S> {
-    calls: Arc<Calls>,
+    counting: Counting,
     service: S,
 }
 
@@ -37,17 +42,18 @@ struct Counted<S> {
 ///
 /// # Errors
 /// The process does not run in a pod, or the account's files are not there yet.
-pub(crate) async fn client(calls: Arc<Calls>) -> Result<Client, ClientError> {
-    let config = Config::infer().await.map_err(|error| ClientError(error.into()))?;
+pub(crate) async fn client(calls: Arc<Calls>, times: TimeoutConfig) -> Result<Client, ClientError> {
+    let mut config = Config::infer().await.map_err(|error| ClientError(error.into()))?;
+    config.connect_timeout = Some(times.dial());
     let builder = ClientBuilder::try_from(config).map_err(|error| ClientError(error.into()))?;
-    Ok(builder.with_layer(&Counting(calls)).build())
+    Ok(builder.with_layer(&Counting { calls, head_time_max: times.response_header() }).build())
 }
 
 /// The same, tried until there is one.
-pub(crate) async fn connected(calls: Arc<Calls>) -> Client {
+pub(crate) async fn connected(calls: Arc<Calls>, times: TimeoutConfig) -> Client {
     let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
     loop {
-        match client(Arc::clone(&calls)).await {
+        match client(Arc::clone(&calls), times.clone()).await {
             Ok(client) => return client,
             Err(error) => tracing::error!(%error, "no report to Kubernetes yet"),
         }
@@ -59,7 +65,7 @@ impl<S> Layer<S> for Counting {
     type Service = Counted<S>;
 
     fn layer(&self, service: S) -> Counted<S> {
-        Counted { calls: Arc::clone(&self.0), service }
+        Counted { counting: self.clone(), service }
     }
 }
 
@@ -67,22 +73,27 @@ impl<S, B> Service<Request<Body>> for Counted<S>
 where
     S: Service<Request<Body>, Response = Response<B>>,
     S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
 {
     type Response = S::Response;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<S::Response, BoxError>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.service.poll_ready(cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.service.poll_ready(cx).map_err(Into::into)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let call = self.calls.begin();
+        let call = self.counting.calls.begin();
+        let head_time_max = self.counting.head_time_max;
         let answer = self.service.call(request);
         Box::pin(async move {
-            let answer = answer.await;
+            let answer = match head_time_max {
+                Some(limit) => timeout(limit, answer).await?,
+                None => answer.await,
+            };
             call.end(answer.as_ref().is_ok_and(|answer| !answer.status().is_server_error()));
-            answer
+            answer.map_err(Into::into)
         })
     }
 }
@@ -103,11 +114,27 @@ mod tests {
                 Ok::<_, io::Error>(answer)
             });
             let before = calls.counted();
-            let service = Counting(Arc::clone(&calls)).layer(service);
+            let counting = Counting { calls: Arc::clone(&calls), head_time_max: None };
+            let service = counting.layer(service);
             let client = Client::new(service, "default");
             let _ = client.request_text(Request::get("/version").body(Vec::new()).unwrap()).await;
             let after = calls.counted();
             assert_eq!(after, (before.0 + 1, before.1 + u64::from(fails)), "{status}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_never_answers_is_given_up_and_counted() {
+        let calls = Arc::<Calls>::default();
+        let head_time_max = TimeoutConfig::default().response_header();
+        let service = tower::service_fn(|_: Request<Body>| {
+            std::future::pending::<io::Result<Response<http_body_util::Empty<bytes::Bytes>>>>()
+        });
+        let service = Counting { calls: Arc::clone(&calls), head_time_max }.layer(service);
+        let client = Client::new(service, "default");
+        let asked = client.request_text(Request::get("/version").body(Vec::new()).unwrap());
+        let answer = timeout(Duration::from_mins(2), asked).await;
+        assert!(answer.is_ok_and(|answer| answer.is_err()), "it ends by itself");
+        assert_eq!(calls.counted(), (1, 1));
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::credentials;
 use super::exchange::ExchangeError;
-use crate::config::Kms;
+use crate::config::{Config, Kms};
 use crate::metrics::Calls;
 use crate::status::KmsErrorClass;
 
@@ -60,8 +60,9 @@ impl Action {
 
 impl Authorizer {
     /// With the credentials of this environment.
-    pub(super) async fn from_environment(kms: &Kms) -> Self {
-        Self::new(kms, credentials::provider(&kms.region).await)
+    pub(super) async fn from_environment(config: &Config) -> Self {
+        let times = &config.outbound.timeout_config;
+        Self::new(&config.kms, credentials::provider(&config.kms.region, times).await)
     }
 
     /// With given credentials; without any, every exchange is denied.
