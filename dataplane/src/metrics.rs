@@ -19,12 +19,14 @@ mod by_upstream;
 pub(crate) mod enclave;
 mod latency;
 mod limiters;
+mod store;
 
 use by_upstream::{ByUpstream, Enclave, Ingress};
 pub(crate) use by_upstream::{Callee, Calls};
 use enclave::EnclaveMetrics;
 use latency::Latency;
 use limiters::Limiters;
+use store::StoreMetrics;
 
 type Label1 = [(&'static str, &'static str); 1];
 type Label2 = [(&'static str, &'static str); 2];
@@ -129,6 +131,8 @@ pub(crate) struct Metrics {
     pub(crate) audit_dropped: Counter,
     /// What stands before requests.
     pub(crate) limiters: Limiters,
+    /// The store's durability and connections.
+    pub(crate) store: StoreMetrics,
     /// Routing between members.
     pub(crate) routes: RouteMetrics,
     /// What the enclave counts itself.
@@ -243,6 +247,7 @@ impl Metrics {
             auth_keys_reads: Family::default(),
             audit_dropped: Counter::default(),
             limiters: Limiters::default(),
+            store: StoreMetrics::default(),
             routes: RouteMetrics::default(),
             enclave: EnclaveMetrics::default(),
         };
@@ -313,6 +318,7 @@ impl Metrics {
         let help = "Lines of the audit that found no room";
         r.register("audit_dropped", help, self.audit_dropped.clone());
         r.register_collector(Box::new(self.limiters.clone()));
+        r.register_collector(Box::new(self.store.clone()));
         r.register_collector(Box::new(self.by_upstream.clone()));
         self.routes.register(r);
         r.register_collector(Box::new(self.upstreams.clone()));

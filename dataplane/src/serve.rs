@@ -125,6 +125,7 @@ impl Server {
         let status = StatusWriter::new(&config.keyspaces.0);
         let metrics = Arc::new(Metrics::new());
         let store = open_store(&config, &status, &metrics)?;
+        metrics.store.show(&store, status.clone());
         let upstream = local_upstream(&config, &metrics);
         let (boots_sender, boots) = watch::channel(None);
         let (stop, stopped) = watch::channel(false);

@@ -156,7 +156,7 @@ pub enum KmsErrorClass {
     Timeout,
     /// KMS could not be reached or failed.
     KmsError,
-    /// The enclave failed or went away.
+    /// The enclave failed or went away, or the store had no answer: nothing that KMS did.
     Enclave,
     /// The unlock queue was full.
     QueueFull,

@@ -90,6 +90,17 @@ pub struct StoreStatus {
     pub durability: Option<Durability>,
 }
 
+/// How an engine uses the connections to its server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// Those with a statement, or that are being opened.
+    pub in_use: usize,
+    /// Open ones that wait for a statement.
+    pub idle: usize,
+    /// Statements that got none, since the start.
+    pub acquire_failures: u64,
+}
+
 /// Why the store could not answer. A missing row is no error of an engine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -106,6 +117,10 @@ pub enum StoreError {
 
 /// An engine. A write is answered only when it is durable.
 pub trait Store: Send + Sync {
+    /// Connections to a server; `None` for an engine without one.
+    fn connections(&self) -> Option<Connections> {
+        None
+    }
     /// Reads one row.
     fn get(&self, table: Table, key: Bytes) -> BoxFuture<'_, Result<Option<Bytes>, StoreError>>;
     /// Writes a row unless one with its key exists.

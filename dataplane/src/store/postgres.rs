@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::{Builder, Handle, Runtime};
 use zeroize::Zeroizing;
 
-use super::{Page, Put, Row, Store, StoreError, StoreStatus, Swap, Table};
+use super::{Connections, Page, Put, Row, Store, StoreError, StoreStatus, Swap, Table};
 use crate::config::Postgres;
 use crate::metrics::Calls;
 
@@ -114,6 +114,10 @@ impl Drop for PostgresStore {
 }
 
 impl Store for PostgresStore {
+    fn connections(&self) -> Option<Connections> {
+        Some(self.pool.connections())
+    }
+
     fn get(&self, table: Table, key: Bytes) -> BoxFuture<'_, Result<Option<Bytes>, StoreError>> {
         self.on_its_thread(operations::get(Arc::clone(&self.pool), table, key))
     }

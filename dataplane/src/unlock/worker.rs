@@ -31,6 +31,9 @@ pub(super) struct Worker {
     pub(super) key_arn: Option<String>,
 }
 
+/// The list of classes is closed, and none is the store's. `enclave` is the one that says nothing about
+/// KMS: the breaker takes it for undecided, while any other would shut it, or take it for an answer, for a
+/// fault that is none of KMS's. The log's `detail` begins with "the store", and `store_durable` shows it.
 impl From<StoreError> for ExchangeError {
     fn from(error: StoreError) -> Self {
         Self::new(KmsErrorClass::Enclave, error.to_string())

@@ -119,6 +119,11 @@ async fn while_the_database_is_away_known_keys_sign_and_creates_are_told_to_retr
         callers.until("create", "RETRY_LATER", 3).await;
         callers.until("sign", "200", 20).await;
         assert!(is_ready(&bench).await, "{fault}: all members share the outage");
+        if fault == "killed" {
+            let shown = async || (bench.metric("store_durable").await < 1.0).then_some(());
+            eventually("the gauge shows it", shown).await;
+            assert!(bench.metric("store_acquire_fail_total").await >= 1.0);
+        }
         match fault {
             "killed" => database.server.launch().unwrap(),
             "paused" => database.server.resume().unwrap(),
@@ -128,6 +133,11 @@ async fn while_the_database_is_away_known_keys_sign_and_creates_are_told_to_retr
         callers.until("create", "200", 3).await;
         assert_honest(fault, &callers.seen());
     }
+    eventually("durable again", async || (bench.metric("store_durable").await > 0.0).then_some(()))
+        .await;
+    let idle = bench.metric(r#"store_connections{state="idle"}"#).await;
+    let in_use = bench.metric(r#"store_connections{state="in_use"}"#).await;
+    assert!(idle + in_use >= 1.0, "{idle} idle, {in_use} in use");
     let acknowledged = callers.stop().await;
     for key in acknowledged.iter().take(50) {
         bench.assert_signs(key).await;

@@ -2,7 +2,7 @@
 //! connection: its caller is answered, and nothing is cancelled, since PostgreSQL reports a cancelled wait
 //! for a standby as success. So a server that hangs never has more than these connections to hold.
 
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use super::super::StoreError;
+use super::super::{Connections, StoreError};
 use super::connect::Dialer;
 use super::durability::Durability;
 use super::failure::Failure;
@@ -36,6 +36,8 @@ pub(super) struct Pool {
     state: Mutex<State>,
     /// Connections whose statement has had no answer in time.
     stuck: AtomicUsize,
+    /// Statements that got no connection.
+    refused: AtomicU64,
     /// Something failed: the watch should look now.
     pub(super) wake: Notify,
 }
@@ -70,6 +72,7 @@ impl Pool {
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
             state: Mutex::new(state),
             stuck: AtomicUsize::new(0),
+            refused: AtomicU64::new(0),
             wake: Notify::new(),
             dialer,
         }
@@ -86,6 +89,16 @@ impl Pool {
         objection
     }
 
+    /// How the connections are used at this moment.
+    pub(super) fn connections(&self) -> Connections {
+        let places = self.dialer.settings.connections;
+        Connections {
+            in_use: places.saturating_sub(self.places.available_permits()),
+            idle: self.state().idle.len(),
+            acquire_failures: self.refused.load(Ordering::Relaxed),
+        }
+    }
+
     /// Why writes are refused, if they are.
     pub(super) fn objection(&self) -> Option<String> {
         self.state().objection.clone()
@@ -98,7 +111,10 @@ impl Pool {
         W: for<'s> FnOnce(&'s mut Session) -> BoxFuture<'s, Result<T, Failure>> + Send + 'static,
     {
         let call = self.dialer.calls.begin();
-        let lease = self.acquire().await.map_err(Failure::Refused)?;
+        let lease = self.acquire().await.map_err(|error| {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            Failure::Refused(error)
+        })?;
         let phase = Arc::new(AtomicU8::new(RUNNING));
         let limit = self.dialer.settings.statement_timeout();
         let task = tokio::spawn(Arc::clone(self).run(lease, Arc::clone(&phase), work));
