@@ -1,7 +1,7 @@
 //! Runs the paths under memcheck and judges what it reports.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -109,12 +109,25 @@ fn finding(report: &Report) -> Finding {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let root = root.canonicalize().unwrap_or(root);
     let ours = report.stack.iter().find_map(|frame| {
-        let file = frame.file.strip_prefix(&root).ok()?;
-        let text = std::fs::read_to_string(&frame.file).ok()?;
+        let file = of_ours(&root, &frame.file)?;
+        let text = std::fs::read_to_string(root.join(&file)).ok()?;
         let line = text.lines().nth(frame.line.checked_sub(1)?)?.trim();
         Some(Place::Line(file.display().to_string(), line.to_owned()))
     });
     (usage, ours.unwrap_or(Place::Unknown))
+}
+
+/// The end of `file` that names a file of ours. What a cache kept may have been built in another folder,
+/// and its lines then name that one.
+fn of_ours(root: &Path, file: &Path) -> Option<PathBuf> {
+    let mut rest = file.strip_prefix("/").unwrap_or(file).components();
+    while rest.as_path().components().count() > 1 {
+        if root.join(rest.as_path()).is_file() {
+            return Some(rest.as_path().to_owned());
+        }
+        rest.next();
+    }
+    None
 }
 
 fn said(place: &Place) -> String {
@@ -152,6 +165,8 @@ mod tests {
         let first = std::fs::read_to_string(here).unwrap().lines().next().unwrap().to_owned();
         let line = Place::Line("hack/ctime/src/main.rs".into(), first);
         assert_eq!(found(&[core.clone(), ours.clone()]), (Use::Branch, line.clone()));
+        let moved = frame("main", "/another/checkout/hack/ctime/src/main.rs", 1);
+        assert_eq!(found(&[core.clone(), moved]).1, line);
         assert_eq!(found(&[c.clone(), ours.clone()]).1, Place::Library("sign_inner".into()));
         // A callback of ours within a library is ours.
         assert_eq!(found(&[core.clone(), ours, c]).1, line);
