@@ -175,23 +175,6 @@ impl Ingress {
         client: Client,
         mut stop: watch::Receiver<bool>,
     ) {
-        let mut builder = Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            // hyper's runs between requests too: it would close connections that clients keep, and cost
-            // a timer for each request. The first head has `HEAD_TIME_MAX`, later ones the idle time.
-            .header_read_timeout(None)
-            .max_buf_size(HEAD_BYTES_MAX);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-            .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
-            .max_send_buf_size(SEND_BYTES_MAX)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT);
         let state = Arc::new(Connection::of(client.peer.clone()));
         let of_requests = Arc::clone(&state);
         let stalled_after = self.live.load().limits.request_timeout();
@@ -204,7 +187,8 @@ impl Ingress {
                 Ok::<_, Infallible>(Box::pin(this.dispatch(request, &state)).await)
             }
         });
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let protocols = protocols();
+        let connection = protocols.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         // Polled only when it was woken itself, and not with every request of the connection.
         let mut ends: FuturesUnordered<_> = std::iter::once(async {
@@ -316,6 +300,28 @@ impl Ingress {
         let known = (&connection.remembered, &self.callers);
         self.app.guards.authenticator.caller(headers, &connection.peer, known)
     }
+}
+
+/// HTTP/1.1 and HTTP/2 with their bounds.
+fn protocols() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        // hyper's runs between requests too: it would close connections that clients keep, and cost
+        // a timer for each request. The first head has `HEAD_TIME_MAX`, later ones the idle time.
+        .header_read_timeout(None)
+        .max_buf_size(HEAD_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+        .max_send_buf_size(SEND_BYTES_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    builder
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {

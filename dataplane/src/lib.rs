@@ -14,6 +14,7 @@ pub mod config;
 pub mod ctl;
 mod error;
 pub mod failpoint;
+mod http2;
 mod ingress;
 pub mod kubernetes;
 mod metrics;

@@ -92,13 +92,21 @@ async fn run(
         },
     };
     let asked = Asked { asker: &asker, deadline };
-    if let Route::Sign = route {
-        let body = read_body(ingress, request, (Method::Sign, started)).await?;
-        let signed = ingress.app.sign_anywhere(asked, contract::read_sign(&body)?).await?;
-        return Ok(contract::signed(&signed));
+    match route {
+        Route::Sign => sign(ingress, request, (asked, started)).await,
+        // The others have far more state, which each `sign` would have to carry and copy.
+        _ => Box::pin(run_any(ingress, route, request, (asked, started))).await,
     }
-    // What follows has far more state, which each `sign` would have to carry and copy.
-    Box::pin(run_any(ingress, route, request, (asked, started))).await
+}
+
+async fn sign(
+    ingress: &Ingress,
+    request: &mut Request<Incoming>,
+    (asked, started): (Asked<'_>, Instant),
+) -> Result<Bytes, Error> {
+    let body = read_body(ingress, request, (Method::Sign, started)).await?;
+    let signed = ingress.app.sign_anywhere(asked, contract::read_sign(&body)?).await?;
+    Ok(contract::signed(&signed))
 }
 
 async fn run_any(
@@ -116,11 +124,7 @@ async fn run_any(
             let created = app.create_anywhere(asked, contract::read_create(&body)?).await?;
             Ok(to_bytes(&contract::created(&created)))
         }
-        Route::Sign => {
-            let body = read_body(ingress, request, (Method::Sign, started)).await?;
-            let signed = app.sign_anywhere(asked, contract::read_sign(&body)?).await?;
-            Ok(contract::signed(&signed))
-        }
+        Route::Sign => sign(ingress, request, (asked, started)).await,
         Route::SignBatch => {
             let body = read_body(ingress, request, (Method::SignBatch, started)).await?;
             let requests = contract::read_batch(&body)?;

@@ -1,10 +1,8 @@
 //! One connection to an enclave: byte stream, handshake, HTTP/2.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper::client::conn::http2::Builder;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use sigil_enclave_client::EnclaveAddress;
 use sigil_enclave_client::connect::{HandshakeError, connect};
@@ -16,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::transport::EnclaveStream;
 use crate::config;
+use crate::http2::Http2;
 
 /// Pings on a connection, with and without streams (row S2a).
 #[derive(Clone, Copy, Debug)]
@@ -28,10 +27,6 @@ pub(crate) struct Keepalive {
 
 /// The generated client over one connection.
 pub(crate) type Client = EnclaveClient<Http2>;
-
-/// One HTTP/2 connection as a tonic transport.
-#[derive(Clone, Debug)]
-pub(crate) struct Http2(SendRequest<tonic::body::Body>);
 
 /// An open connection; dropping it closes it.
 #[derive(Debug)]
@@ -109,21 +104,5 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.driver.abort();
-    }
-}
-
-// === impl Http2 ===
-
-impl tower::Service<http::Request<tonic::body::Body>> for Http2 {
-    type Response = http::Response<hyper::body::Incoming>;
-    type Error = hyper::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, hyper::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
-        Box::pin(self.0.send_request(request))
     }
 }

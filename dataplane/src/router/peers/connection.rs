@@ -2,11 +2,9 @@
 //! else.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper::client::conn::http2::Builder;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -15,6 +13,7 @@ use tokio::time::timeout;
 
 use super::identity::Identity;
 use crate::hop_v1::hop_client::HopClient;
+use crate::http2::Http2;
 use crate::router::membership::PeerAddress;
 
 /// Time for a connection, TLS included: a member that takes longer is not worth waiting for.
@@ -27,10 +26,6 @@ const STREAMS_AT_FIRST: usize = 64;
 
 /// The generated client over one connection.
 pub(super) type Client = HopClient<Http2>;
-
-/// One HTTP/2 connection as a tonic transport.
-#[derive(Clone, Debug)]
-pub(super) struct Http2(SendRequest<tonic::body::Body>);
 
 /// An open connection; dropping it closes it.
 pub(super) struct Connection {
@@ -90,21 +85,5 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.driver.abort();
-    }
-}
-
-// === impl Http2 ===
-
-impl tower::Service<http::Request<tonic::body::Body>> for Http2 {
-    type Response = http::Response<hyper::body::Incoming>;
-    type Error = hyper::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, hyper::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
-        Box::pin(self.0.send_request(request))
     }
 }
